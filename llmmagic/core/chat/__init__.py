@@ -1,0 +1,1 @@
+"""Conversations: messages, chat templates, the context window and the store. No torch, no transformers."""

@@ -1,0 +1,258 @@
+"""The context window: which messages the model sees, counted exactly, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmmagic.core.chat.layout import DRAFT, Layout, Part, Surveyor
+from llmmagic.core.chat.messages import Message, WindowMark
+from llmmagic.core.chat.template import ChatTemplate
+from llmmagic.core.chat.tree import Conversation
+from llmmagic.core.chat.turns import Candidates, Turn, turns_of
+from llmmagic.core.config import Overflow
+from llmmagic.core.errors import ChatError, ContextOverflowError
+from llmmagic.core.events import Segment, WindowReport
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """What is sent.
+
+    Attributes:
+        prompt_ids: The prompt (T,).
+        messages: What the template was given for it; the beginning of a reply that is continued is not among them.
+        report: Whose the tokens are, and what was dropped.
+    """
+
+    prompt_ids: list[int] = field(repr=False)
+    messages: list[dict[str, Any]]
+    report: WindowReport
+
+
+_CLEARLY = 1.5  # times the window: too long, whatever an estimate of a few new messages is wrong by
+_FRAME_TOKENS = 8  # about what a template puts around a message
+
+
+@dataclass(frozen=True, slots=True)
+class _Long:
+    """A prompt that was far too long.
+
+    Attributes:
+        path: What it was made of, without the draft.
+        system: Likewise.
+        start: The turn it began with.
+        layout: The prompt.
+    """
+
+    path: list[Message]
+    system: str | None
+    start: int
+    layout: Layout
+
+    def holds_for(self, path: list[Message], system: str | None, start: int) -> bool:
+        """Whether another prompt is this one with messages added."""
+        return (system, start) == (self.system, self.start) and path[: len(self.path)] == self.path
+
+    def with_more(self, path: list[Message], draft: str | None, template: ChatTemplate) -> Layout:
+        """This prompt with messages and a draft added; their shares are estimates, the others exact."""
+        tokens = dict(self.layout.tokens)
+        total = self.layout.total - tokens.pop(DRAFT, 0)
+        added = {message.id: message.content for message in path[len(self.path) :]}
+        if draft is not None:
+            added[DRAFT] = draft
+        tokens.update((owner, template.count(text) + _FRAME_TOKENS) for owner, text in added.items())
+        return Layout("", [], total + sum(tokens[owner] for owner in added), tokens)
+
+
+class ContextWindow:
+    """Plans what the model sees.
+
+    Example:
+        >>> from llmmagic.core.chat.template import ChatTemplate
+        >>> from llmmagic.core.chat.tree import Conversation
+        >>> from llmmagic.core.models.tiny import make_tokenizer
+        >>> window = ContextWindow(ChatTemplate.from_tokenizer(make_tokenizer()), 100)
+        >>> report = window.plan(Conversation(), draft="Hello", reserve_tokens=20).report
+        >>> [(segment.kind, segment.tokens) for segment in report.segments]
+        [('template', 11), ('draft', 13), ('reserve', 20), ('free', 56)]
+    """
+
+    def __init__(
+        self, template: ChatTemplate, context_window: int, *, overflow: Overflow = "rolling", low_water: float = 0.75
+    ) -> None:
+        """Set the limits.
+
+        Args:
+            template: Of the model that is talked to.
+            context_window: Tokens that prompt and reply may have together.
+            overflow: ``rolling`` drops the oldest turns, ``stop`` refuses.
+            low_water: When turns must be dropped, so many that prompt and reserve fit into this share of the window:
+                then the beginning of the prompt stays the same for many turns, and its KV cache with it.
+        """
+        self.template = template
+        self.context_window = context_window
+        self.overflow: Overflow = overflow
+        self.low_water = low_water
+        self._surveyor = Surveyor(template)
+        self._long: _Long | None = None
+
+    def plan(
+        self,
+        conversation: Conversation,
+        *,
+        draft: str | None = None,
+        reserve_tokens: int,
+        leaf: str | None = None,
+        continue_reply: bool = False,
+    ) -> WindowPlan:
+        """Decide what the model sees.
+
+        Without a draft, where the path ends with a user message or a reply is continued, this is a real send: the
+        conversation remembers from where on its messages were in the window, so that what was dropped stays dropped.
+        Everything else is a forecast and changes nothing. Where the path ends with a reply and there is no draft, it
+        says what the window holds now: nothing is dropped to make room for a reply that nobody has asked for.
+
+        Args:
+            conversation: Whose active path is planned.
+            draft: A message that may be sent next; ``""`` is none, but makes it a forecast.
+            reserve_tokens: What the reply may need.
+            leaf: End of the path, if not that of the active one: the user message that gets another reply.
+            continue_reply: The path ends with a reply, and the model is to go on with it.
+
+        Returns:
+            Prompt and report.
+
+        Raises:
+            ContextOverflowError: It does not fit, with the figures. The conversation is as it was.
+            ChatTemplateError: The template refuses the messages.
+            ChatError: There is no reply to go on with.
+        """
+        path = conversation.path(leaf)
+        suffix = None
+        if continue_reply:
+            if draft or not path or path[-1].role != "assistant":
+                raise ChatError("There is no reply to go on with.", hint="The conversation must end with a reply.")
+            suffix = Part(path[-1].id, path[-1].content)
+        answered = bool(path) and path[-1].role == "assistant" and not draft and suffix is None
+        # Where nothing has been said, what a first message would bring with it is shown.
+        turns = turns_of(path, draft or (None if path else ""))
+        job = Candidates(
+            self.template, self._surveyor, conversation.system, turns, suffix=suffix, generation_prompt=not answered
+        )
+        start = _marked_start(path, turns, self.context_window)
+        reserve = 0 if answered else reserve_tokens
+        before = self._before(job, path, start, reserve)
+        begin, layout = self._fit(job, start, before, reserve)
+        if answered:
+            reserve = min(reserve_tokens, self.context_window - layout.total)
+        report = self._report(job, layout, before, start, begin, reserve)
+        if draft is None and not answered and begin > start:
+            conversation.mark(path[-1].id, WindowMark(turns[begin].messages[0].id, self.context_window))
+        messages = self.template.as_given([entry.message() for entry in job.entries(begin)])
+        return WindowPlan(layout.ids(), messages, report)
+
+    def _before(self, job: Candidates, path: list[Message], start: int, reserve: int) -> Layout:
+        """The prompt if nothing more is dropped; only its total and shares count.
+
+        In a long conversation that has never been cut to this window, it is many times the window. Then it is not laid
+        out again for each letter of a draft: what is already known of it says that it does not fit.
+        """
+        long = self._long
+        if long is not None and self.overflow == "rolling" and long.holds_for(path, job.system, start):
+            layout = long.with_more(path, job.turns[-1].draft, self.template)
+            if layout.total + reserve > _CLEARLY * self.context_window:
+                return layout
+        layout = job.lay_out(start)
+        if layout.total + reserve > _CLEARLY * self.context_window:
+            self._long = _Long(path, job.system, start, layout)
+        return layout
+
+    def _fit(self, job: Candidates, start: int, layout: Layout, reserve: int) -> tuple[int, Layout]:
+        """Find the first turn that stays.
+
+        Returns:
+            Its index, and the prompt from there on.
+
+        Raises:
+            ContextOverflowError: It does not fit.
+        """
+        if layout.total + reserve <= self.context_window:
+            return start, layout
+        if self.overflow == "stop":
+            raise self._overflow(layout.total + reserve, job, layout, reserve, everything=True)
+        for limit in (int(self.low_water * self.context_window), self.context_window):
+            # The shares say where it should fit; the prompt itself says whether it does.
+            left = layout.total
+            for begin in range(start + 1, len(job.turns)):
+                dropped = job.turns[begin - 1]
+                if not dropped.pinned:
+                    left -= sum(layout.tokens.get(owner, 0) for owner in dropped.owners)
+                if left + reserve <= limit and (tried := job.lay_out(begin)).total + reserve <= limit:
+                    return begin, tried
+        newest = max(start, len(job.turns) - 1)
+        least = job.lay_out(newest)
+        if least.total + reserve <= self.context_window:  # shares of a system prompt that moves with the first turn
+            return newest, least
+        raise self._overflow(least.total + reserve, job, least, reserve, everything=False)
+
+    def _overflow(
+        self, needed: int, job: Candidates, layout: Layout, reserve: int, *, everything: bool
+    ) -> ContextOverflowError:
+        newest = sum(layout.tokens.get(owner, 0) for owner in job.turns[-1].owners) if job.turns else 0
+        pinned = sum(layout.tokens.get(owner, 0) for turn in job.turns[:-1] if turn.pinned for owner in turn.owners)
+        figures = [f"{newest:,} tokens of the message"]
+        if everything and (earlier := layout.total - newest):
+            figures.append(f"{earlier:,} before it")
+        elif not everything:
+            if pinned:
+                figures.append(f"{pinned:,} pinned")
+            if rest := layout.total - newest - pinned:
+                figures.append(f"{rest:,} of the system prompt and the template")
+        figures.append(f"{reserve:,} reserved for the reply")
+        if everything:
+            hint = "Start a new conversation, or let the oldest turns go (overflow 'rolling')."
+        else:
+            unpin = "unpin messages, " if pinned else ""
+            hint = f"Shorten it, {unpin}or reserve less for the reply (max_new_tokens)."
+        return ContextOverflowError(
+            f"{needed:,} tokens do not fit into the context window of {self.context_window:,}: {', '.join(figures)}.",
+            needed_tokens=needed,
+            context_window=self.context_window,
+            hint=hint,
+        )
+
+    def _report(
+        self, job: Candidates, layout: Layout, before: Layout, start: int, begin: int, reserve: int
+    ) -> WindowReport:
+        newly = [turn for turn in job.turns[start:begin] if not turn.pinned]
+        dropped = [turn for turn in job.turns[:begin] if not turn.pinned]
+        return WindowReport(
+            context_window=self.context_window,
+            prompt_tokens=layout.total,
+            reserve_tokens=reserve,
+            segments=(
+                *job.segments(begin, layout),
+                Segment("reserve", reserve, label="reply"),
+                Segment("free", self.context_window - layout.total - reserve, label="free"),
+            ),
+            dropped_message_ids=tuple(owner for turn in dropped for owner in turn.owners),
+            newly_dropped_message_ids=tuple(owner for turn in newly for owner in turn.owners),
+            newly_dropped_tokens=sum(before.tokens.get(owner, 0) for turn in newly for owner in turn.owners),
+            newly_dropped_turns=len(newly),
+            message_tokens={
+                owner: layout.tokens.get(owner, 0)
+                for turn in job.kept(begin)
+                for owner in turn.owners
+                if owner != DRAFT
+            },
+        )
+
+
+def _marked_start(path: Sequence[Message], turns: Sequence[Turn], context_window: int) -> int:
+    """The first turn that the last send on this path had kept."""
+    mark = next((message.mark for message in reversed(path) if message.mark is not None), None)
+    if mark is None or mark.context_window != context_window:
+        return 0
+    return next((i for i, turn in enumerate(turns) if turn.messages and turn.messages[0].id == mark.start_id), 0)
