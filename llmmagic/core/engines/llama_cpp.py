@@ -1,0 +1,249 @@
+"""The llama.cpp engine: many times faster than transformers on a CPU, for chatting only.
+
+It gets the same token ids as every other engine: the prompt is made by our template and not by a second one inside
+llama.cpp.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from typing_extensions import override
+
+from llmmagic.core.chat.template import ChatTemplate
+from llmmagic.core.config import GenerationConfig
+from llmmagic.core.engines.base import Capabilities, Engine, check_prompt
+from llmmagic.core.engines.detokenize import StopStrings
+from llmmagic.core.engines.reply import Reply
+from llmmagic.core.engines.sampling_settings import Sampling, resolve_sampling
+from llmmagic.core.errors import EngineError, ModelLoadError
+from llmmagic.core.events import EngineEvent, FinishReason, PrefillProgress
+from llmmagic.core.operation import CancelToken
+
+# The order of `llmmagic.core.engines.sampling`, so that settings mean the same.
+_SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
+_CHUNK_TOKENS = 256  # of a prompt, between two looks at the cancel token
+_POLL_S = 0.1
+_SEEDS = 2**32 - 1  # llama.cpp takes 32 bits, and the highest number as "any"
+
+
+class LlamaCppEngine(Engine):
+    """Generates with llama.cpp, in this process."""
+
+    def __init__(
+        self, file: Path, *, template: ChatTemplate, vocab_size: int, context_window: int, advice: Any | None = None
+    ) -> None:
+        """Load a GGUF file.
+
+        Args:
+            file: The weights.
+            template: Knows the tokens that end a reply.
+            vocab_size: V.
+            context_window: Tokens that prompt and reply may have together; memory for all of them is taken now.
+            advice: The model's generation config, as `resolve_sampling` takes it.
+
+        Raises:
+            ModelLoadError: llama.cpp cannot load it.
+        """
+        from xllamacpp import CommonParams, Server  # type: ignore[import-untyped]
+
+        params = CommonParams()
+        params.model.path = str(file)
+        params.n_ctx = context_window
+        params.n_parallel = 1  # one conversation has the whole context
+        params.n_batch = params.n_ubatch = _CHUNK_TOKENS
+        params.warmup = False
+        params.verbosity = 0
+        params.cpuparams.n_threads = _cores()
+        try:
+            self._server = Server(params)
+        except (RuntimeError, ValueError) as err:
+            raise ModelLoadError(f"llama.cpp cannot load {str(file)!r}: {err}") from err
+        # One token reads the weights into memory. And it has to be: a server that was never asked hangs when it ends.
+        self._server.handle_completions({"prompt": [0], "n_predict": 1, "stream": True}, lambda chunk: False)
+        self._template = template
+        self._vocab_size = vocab_size
+        self._context_window = context_window
+        self._advice = advice
+        self._reuse = False
+
+    @property
+    @override
+    def name(self) -> str:
+        return "llama.cpp"
+
+    @property
+    @override
+    def context_window(self) -> int:
+        return self._context_window
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
+
+    @override
+    def reset(self) -> None:
+        self._reuse = False
+
+    @override
+    def close(self) -> None:
+        self._server = None
+
+    @override
+    def generate(
+        self, prompt_ids: Sequence[int], config: GenerationConfig, cancel: CancelToken
+    ) -> Iterator[EngineEvent]:
+        """Generate a reply; see `Engine.generate`.
+
+        llama.cpp tells the ids of whole characters only: where several tokens make up one character, they are taken
+        from encoding it again.
+        """
+        reply = Reply(prompt_tokens=len(prompt_ids))
+        room = check_prompt(prompt_ids, vocab_size=self._vocab_size, context_window=self._context_window)
+        limit = min(config.max_new_tokens, room)
+        stops = StopStrings(config.stop)
+        stop_ids = frozenset(config.stop_token_ids)
+        reason: FinishReason = "cancelled"
+        request = self._request(prompt_ids, config, limit)
+        chunks = self._stream(request, cancel)
+        try:
+            for chunk in chunks:
+                progress = chunk.get("prompt_progress")
+                if progress is not None:
+                    reply.cached_tokens = progress["cache"]
+                    yield PrefillProgress(progress["processed"], progress["total"], progress["cache"])
+                    continue
+                choice = chunk["choices"][0]
+                if choice["finish_reason"] is not None:
+                    reason = self._reason(choice["finish_reason"], limit == config.max_new_tokens)
+                    if reason == "stop" and chunk["usage"]["completion_tokens"] > len(reply.token_ids):
+                        yield reply.add(self._template.eos_token_ids[0], "")
+                    break
+                *before, last = self._ids(chunk, choice["text"], len(reply.token_ids))
+                for token_id in before:
+                    yield reply.add(token_id, "")
+                ended = last in stop_ids
+                yield reply.add(last, "" if ended else stops.feed(choice["text"]))
+                if ended or stops.found:
+                    reason = "stop"
+                    break
+        finally:
+            chunks.close()  # waits until llama.cpp has heard of it
+        held = stops.flush()
+        if held:
+            yield reply.add(None, held)
+        yield reply.finished(reason)
+
+    def _request(self, prompt_ids: Sequence[int], config: GenerationConfig, limit: int) -> dict[str, Any]:
+        sampling: Sampling = resolve_sampling(config, self._advice)
+        seed = secrets.randbelow(_SEEDS) if config.seed is None else config.seed % _SEEDS
+        reuse, self._reuse = self._reuse, True
+        return {
+            "prompt": list(prompt_ids),
+            "n_predict": limit,
+            "stream": True,
+            "return_progress": True,
+            "return_tokens": True,
+            "verbose": True,  # the only form in which tokens come with the text
+            "cache_prompt": reuse,
+            "samplers": list(_SAMPLERS),
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            "repeat_penalty": sampling.repetition_penalty,
+            "repeat_last_n": self._context_window,
+            "seed": seed,
+        }
+
+    def _ids(self, chunk: dict[str, Any], text: str, known: int) -> list[int]:
+        """The tokens of a chunk: one, or those of a character that took several."""
+        told = chunk["__verbose"]
+        ids: list[int] = told["tokens"]
+        if told["tokens_predicted"] - known > len(ids):
+            again = self._template.encoder.encode(text)
+            return [*again[:-1], ids[-1]] if len(again) > 1 else ids
+        return ids
+
+    def _reason(self, said: str, asked: bool) -> FinishReason:
+        if said == "length":
+            return "length" if asked else "context"
+        return "stop"
+
+    def _stream(self, request: dict[str, Any], cancel: CancelToken) -> Generator[dict[str, Any], None, None]:
+        """What llama.cpp says, as it says it: it calls back, and this is an iterator."""
+        if self._server is None:
+            raise EngineError("The engine is closed.", hint="Load the model again.")
+        # A short queue: llama.cpp must not run ahead of a reader who may want to cancel.
+        chunks: queue.Queue[dict[str, Any] | RuntimeError | None] = queue.Queue(maxsize=1)
+        left = threading.Event()
+        server = self._server
+
+        def tell(chunk: dict[str, Any] | RuntimeError | None) -> None:
+            while not left.is_set():
+                try:
+                    return chunks.put(chunk, timeout=_POLL_S)
+                except queue.Full:
+                    continue
+
+        def hear(chunk: dict[str, Any]) -> bool:
+            tell(chunk)
+            return left.is_set() or cancel.requested
+
+        def work() -> None:
+            try:
+                server.handle_completions(request, hear)
+            except RuntimeError as err:
+                tell(err)
+            tell(None)
+
+        thread = threading.Thread(target=work, name="llmmagic-llama-cpp", daemon=True)
+        thread.start()
+        try:
+            while (chunk := chunks.get()) is not None:
+                if isinstance(chunk, RuntimeError):
+                    raise EngineError(f"llama.cpp failed while generating: {chunk}") from chunk
+                if "error" in chunk:
+                    raise EngineError(f"llama.cpp failed while generating: {chunk['error']['message']}")
+                yield chunk
+        finally:
+            left.set()
+            thread.join()
+
+
+def read_advice(folder: Path) -> Any | None:
+    """A model's generation config, without transformers.
+
+    Args:
+        folder: May hold ``generation_config.json``.
+
+    Returns:
+        Its values as attributes; ``None`` if there is none that can be read.
+    """
+    try:
+        values = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return SimpleNamespace(**values) if isinstance(values, dict) else None
+
+
+def _cores() -> int:
+    """Physical cores this process may use: llama.cpp gets slower on the second thread of a core.
+
+    ``OMP_NUM_THREADS`` limits it, as it does for torch: threads that wait for each other crawl on a busy machine.
+    """
+    import psutil
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    asked = int(limit) if limit.isdigit() and int(limit) > 0 else usable
+    return max(1, min(usable, asked, psutil.cpu_count(logical=False) or usable))

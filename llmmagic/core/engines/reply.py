@@ -1,0 +1,51 @@
+"""Puts a reply together from its tokens and takes its times, the same way for every engine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from llmmagic.core.events import FinishReason, GenerationFinished, GenerationStats, TextDelta
+
+
+@dataclass
+class Reply:
+    """A reply as far as it got.
+
+    Attributes:
+        prompt_tokens: Length of its prompt.
+        cached_tokens: How many of those were not read again.
+        token_ids: What was generated so far.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    _texts: list[str] = field(default_factory=list)
+    _start: float = field(default_factory=time.perf_counter)
+    _first: float | None = None
+
+    def add(self, token_id: int | None, text: str) -> TextDelta:
+        """Add a token and the text that became certain with it; without a token: text that was held back."""
+        if self._first is None:
+            self._first = time.perf_counter()
+        self._texts.append(text)
+        if token_id is None:
+            return TextDelta(text)
+        self.token_ids.append(token_id)
+        return TextDelta(text, (token_id,))
+
+    def finished(self, reason: FinishReason) -> GenerationFinished:
+        """The last event."""
+        now = time.perf_counter()
+        first = self._first if self._first is not None else now
+        after_first = len(self.token_ids) - 1
+        stats = GenerationStats(
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            completion_tokens=len(self.token_ids),
+            time_to_first_token_s=first - self._start,
+            duration_s=now - self._start,
+            tokens_per_s=after_first / (now - first) if after_first > 0 and now > first else 0.0,
+        )
+        return GenerationFinished("".join(self._texts), tuple(self.token_ids), reason, stats)
