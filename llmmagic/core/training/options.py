@@ -1,0 +1,307 @@
+"""What the user may set of TRL and PEFT: every key they know, checked before anything is done.
+
+The body of a training cell is YAML, and YAML reads ``2e-4`` as a text. So each value is converted to the type that the
+library declares for its key, and a key that no library knows is refused with the nearest one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmmagic.core.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from trl import SFTConfig
+
+_OURS = "llmmagic tokenises the data itself, so that training sees what the chat sends"
+_SCREEN = "progress is shown by llmmagic"
+_MODEL = "the model is the one that is loaded"
+_HUB = "training uploads nothing"
+_EVAL = "held-out rows are evaluated exactly, per token, in batches that fit into memory"
+_EVERYDAY = {
+    "alpha": "lora_alpha",
+    "batch_size": "per_device_train_batch_size",
+    "dropout": "lora_dropout",
+    "epochs": "num_train_epochs",
+    "lora_r": "r",
+    "lr": "learning_rate",
+    "rank": "r",
+    "steps": "max_steps",
+}
+"""What people call settings that have longer names."""
+OWNED: dict[str, str] = {
+    "assistant_only_loss": "use completion_only_loss: the loss is on the answers of any conversation",
+    "auto_find_batch_size": "the batch is halved by itself when memory runs out",
+    "batch_eval_metrics": _EVAL,
+    "bf16_full_eval": _EVAL,
+    "chat_template_path": _OURS,
+    "dataset_kwargs": _OURS,
+    "dataset_num_proc": _OURS,
+    "dataset_text_field": f"{_OURS}; name the column with --map COLUMN=text",
+    "disable_tqdm": _SCREEN,
+    "do_eval": "give evaluation data instead",
+    "do_predict": "it does nothing here",
+    "do_train": "it does nothing here",
+    "enable_jit_checkpoint": "a run that is stopped writes a checkpoint anyway",
+    "eos_token": _OURS,
+    "eval_accumulation_steps": _EVAL,
+    "eval_do_concat_batches": _EVAL,
+    "eval_on_start": "held-out rows are always evaluated before the first step",
+    "eval_packing": _EVAL,
+    "eval_use_gather_object": _EVAL,
+    "fp16_full_eval": _EVAL,
+    "hub_always_push": _HUB,
+    "hub_model_id": _HUB,
+    "hub_private_repo": _HUB,
+    "hub_revision": _HUB,
+    "hub_strategy": _HUB,
+    "hub_token": _HUB,
+    "include_for_metrics": _EVAL,
+    "label_names": _OURS,
+    "log_level": _SCREEN,
+    "log_level_replica": _SCREEN,
+    "logging_strategy": "use logging_steps",
+    "model_init_kwargs": _MODEL,
+    "pad_token": _OURS,
+    "per_device_eval_batch_size": _EVAL,
+    "prediction_loss_only": _EVAL,
+    "push_to_hub": _HUB,
+    "remove_unused_columns": _OURS,
+    "resume_from_checkpoint": "use --resume",
+    "shuffle_dataset": "rows are shuffled in every epoch anyway",
+    "trust_remote_code": _MODEL,
+    "truncation_mode": "what is over max_length is cut off at the end",
+    "use_cpu": _MODEL,
+}
+"""Keys of ``SFTConfig`` that cannot be set, and why."""
+
+OWNED_LORA: dict[str, str] = {
+    "base_model_name_or_path": _MODEL,
+    "inference_mode": "an adapter that is trained is not for inference only",
+    "peft_type": "only LoRA is trained",
+    "peft_version": "it is what is installed",
+    "revision": _MODEL,
+    "task_type": "it is CAUSAL_LM",
+}
+"""Keys of ``LoraConfig`` that cannot be set, and why."""
+
+# Lowest value, whether it is itself allowed, and highest. The libraries accept what is outside and fail later or never.
+_BOUNDS: dict[str, tuple[float, bool, float | None]] = {
+    "eval_steps": (0, False, None),
+    "gradient_accumulation_steps": (1, True, None),
+    "learning_rate": (0, True, None),
+    "logging_steps": (0, False, None),
+    "lora_alpha": (0, False, None),
+    "lora_dropout": (0, True, 0.999),
+    "max_grad_norm": (0, True, None),
+    "max_length": (2, True, None),
+    "num_train_epochs": (0, False, None),
+    "per_device_train_batch_size": (1, True, None),
+    "r": (1, True, None),
+    "save_steps": (0, False, None),
+    "save_total_limit": (1, True, None),
+    "seed": (0, True, 2**32 - 1),
+    "warmup_steps": (0, True, None),
+    "weight_decay": (0, True, None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """What the loaded model computes with.
+
+    Attributes:
+        device: ``"cpu"``, ``"cuda:0"``, ``"mps"``.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``.
+    """
+
+    device: str
+    dtype: str
+
+
+def make_sft_config(given: Mapping[str, Any], base: Mapping[str, Any], compute: Compute) -> SFTConfig:
+    """The trainer's settings.
+
+    Args:
+        given: What the user set; wins.
+        base: What the recipe sets.
+        compute: What the model computes with: decides mixed precision and gradient checkpointing.
+
+    Returns:
+        A checked ``SFTConfig`` in which everything that llmmagic owns is set.
+
+    Raises:
+        ConfigError: An unknown key, one that cannot be set, or a value that is not allowed.
+    """
+    from trl import SFTConfig
+
+    checked = check_values(SFTConfig, given, OWNED, "training setting")
+    settings = {**_hardware(compute, checked), **base, **checked}
+    # A number of steps says more than a number of epochs: whichever the user names wins over the recipe's other one.
+    if "num_train_epochs" in checked and "max_steps" not in checked:
+        settings["max_steps"] = -1
+    if "eval_steps" in checked and "eval_strategy" not in checked:
+        settings["eval_strategy"] = "steps"
+    if "save_steps" in checked and "save_strategy" not in checked:
+        settings["save_strategy"] = "steps"
+    # The filter would replace a loss that is no number by an average of earlier ones: nobody would ever know.
+    quiet = {"logging_steps": 1, "logging_nan_inf_filter": False, "save_strategy": "no", "report_to": "none"}
+    settings = {**quiet, **settings}
+    settings = _renamed(settings, {f.name for f in dataclasses.fields(SFTConfig)})
+    owned = {
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "disable_tqdm": True,
+        "log_level": "error",
+        "remove_unused_columns": True,
+    }
+    try:
+        return SFTConfig(**settings, **owned)
+    except (ValueError, TypeError, ImportError) as err:
+        raise ConfigError(f"These training settings do not go together: {_first_line(err)}") from err
+
+
+def make_lora_config(given: Mapping[str, Any], base: Mapping[str, Any]) -> LoraConfig:
+    """The adapter's settings.
+
+    Args:
+        given: What the user set under ``lora:``; wins.
+        base: What the recipe sets.
+
+    Returns:
+        A checked ``LoraConfig`` for causal language models.
+
+    Raises:
+        ConfigError: An unknown key, one that cannot be set, or a value that is not allowed.
+    """
+    from peft import LoraConfig
+
+    checked = check_values(LoraConfig, given, OWNED_LORA, "LoRA setting")
+    try:
+        return LoraConfig(**{**base, **checked, "task_type": "CAUSAL_LM"})
+    except (ValueError, TypeError, ImportError) as err:
+        raise ConfigError(f"These LoRA settings do not go together: {_first_line(err)}") from err
+
+
+def check_values(cls: type[Any], given: Mapping[str, Any], owned: Mapping[str, str], what: str) -> dict[str, Any]:
+    """Check keys and convert values.
+
+    Args:
+        cls: The config dataclass whose fields are the keys.
+        given: What the user wrote.
+        owned: Keys that cannot be set, and why.
+        what: What a key is called in messages.
+
+    Returns:
+        The converted values.
+
+    Raises:
+        ConfigError: An unknown key, one that cannot be set, or a value of the wrong type or out of range.
+    """
+    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    if given.get("packing_strategy") == "wrapped":
+        raise ConfigError("packing_strategy 'wrapped' lets rows see each other.", hint="Use bfd or bfd_split.")
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(f"There is no {what} {key!r}.", hint=_nearest(str(key), cls, known, owned))
+        if key in owned:
+            raise ConfigError(f"The {what} {key!r} cannot be changed: {owned[key]}.")
+        values[key] = _convert(cls, key, value, what)
+        _check_bounds(key, values[key])
+    return values
+
+
+def _nearest(key: str, cls: type[Any], known: Sequence[str], owned: Mapping[str, str]) -> str:
+    """The hint for a key that there is not."""
+    from peft import LoraConfig
+
+    meant = _EVERYDAY.get(key, key)
+    if meant in known:
+        return f"Did you mean {meant!r}?"
+    if meant in LoraConfig.__dataclass_fields__:
+        return f"It goes below 'lora:', as {meant!r}."
+    return did_you_mean(key, [name for name in known if name not in owned]) or f"See {cls.__name__} for all of them."
+
+
+def _convert(cls: type[Any], key: str, value: Any, what: str) -> Any:
+    from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
+    annotation = _field_types(cls)[key]
+    _check_enum(annotation, key, value)
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as err:
+        if key == "init_lora_weights" and re.fullmatch(r"pissa_niter_\d+", str(value)):
+            return value  # PEFT documents it, and its annotation cannot say it
+        reason = err.errors()[0]["msg"]
+        raise ConfigError(f"The {what} {key!r} cannot be {value!r}: {reason}.") from err
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return value  # a type that only its own library can check
+
+
+def _check_enum(annotation: Any, key: str, value: Any) -> None:
+    """A field that is declared as "one of these names, or a text" takes only the names."""
+    enums = [t for t in typing.get_args(annotation) if isinstance(t, type) and issubclass(t, enum.Enum)]
+    if not enums or not isinstance(value, str):
+        return
+    names = [str(member.value) for kind in enums for member in kind]
+    if value not in names:
+        begins = [name for name in names if name.startswith(value)]
+        hint = did_you_mean(begins[0] if begins else value, names) or f"Known: {', '.join(names)}."
+        raise ConfigError(f"{key} cannot be {value!r}.", hint=hint)
+
+
+def _field_types(cls: type[Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls)
+    except (NameError, TypeError):  # a type that is imported only while type checking
+        return {f.name: f.type if not isinstance(f.type, str) else Any for f in dataclasses.fields(cls)}
+
+
+def _check_bounds(key: str, value: Any) -> None:
+    if key == "max_steps" and not (value == -1 or value >= 1):
+        raise ConfigError(f"max_steps must be at least 1, got {value!r}.", hint="-1 goes by num_train_epochs.")
+    if key not in _BOUNDS or not isinstance(value, (int, float)):
+        return
+    low, closed, high = _BOUNDS[key]
+    if (value >= low if closed else value > low) and (high is None or value <= high):
+        return
+    upper = "" if high is None else f" and <= {high:g}"
+    raise ConfigError(f"{key} must be {'>=' if closed else '>'} {low:g}{upper}, got {value!r}.")
+
+
+def _hardware(compute: Compute, given: Mapping[str, Any]) -> dict[str, Any]:
+    on_cuda = compute.device.startswith("cuda")
+    settings: dict[str, Any] = {
+        # TRL turns both on everywhere; on a CPU bfloat16 is many times slower, and memory is not what is short.
+        "bf16": on_cuda and compute.dtype == "bfloat16" and not given.get("fp16"),
+        "gradient_checkpointing": on_cuda,
+        "dataloader_pin_memory": on_cuda,
+        "use_cpu": compute.device == "cpu",
+    }
+    if on_cuda and compute.dtype == "float16" and not given.get("bf16"):
+        settings["fp16"] = True
+    return settings
+
+
+def _renamed(settings: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """Newer versions of transformers warn about the old names of two keys."""
+    for old, new in (
+        ("gradient_checkpointing", "activation_checkpointing"),
+        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+    ):
+        if new in known and old in settings:
+            value = settings.pop(old)
+            settings.setdefault(new, value)
+    return settings
+
+
+def _first_line(err: BaseException) -> str:
+    return str(err).strip().split("\n", 1)[0]
