@@ -1,0 +1,90 @@
+"""The part of a session that trains."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from llmmagic.core.config import TrainConfig, replace_known
+from llmmagic.core.errors import ConfigError
+from llmmagic.core.events import Cancelled, EvalEvent, EvalFinished, TrainEvent
+from llmmagic.core.operation import CancelToken, Operation
+from llmmagic.core.session.base import Emit, SessionBase
+
+if TYPE_CHECKING:
+    from llmmagic.core.training.sources import DataSource
+
+
+class TrainingOperations(SessionBase):
+    """Train and evaluate."""
+
+    def train(
+        self,
+        data: DataSource,
+        config: TrainConfig | None = None,
+        *,
+        eval_data: DataSource | None = None,
+        dry_run: bool = False,
+        **settings: Any,
+    ) -> Operation[TrainEvent]:
+        """Train an adapter on the loaded model; afterwards the session chats with it.
+
+        Args:
+            data: Hub id, file, ``Dataset``, ``DataFrame`` or list of rows.
+            config: What to train and how.
+            eval_data: Held-out rows; the loss on them is taken before and after.
+            dry_run: Do everything up to the first step, and no step.
+            **settings: Fields of `TrainConfig`, when no ``config`` is given.
+
+        Returns:
+            Events; the last is `TrainFinished`, after a dry run `TrainStarted`, or `Cancelled` when it was stopped
+            before the first step.
+
+        Raises:
+            ConfigError: An unknown setting, or a value that is not allowed.
+            ModelNotLoadedError: No model is loaded in this process.
+            SessionBusyError: Something else is running.
+            DataError: While the events are read: no such data, or rows that cannot be understood.
+            TrainingError: Likewise: training failed; the session is as it was before.
+        """
+        if config is not None and settings:
+            raise ConfigError("Settings come without a config, or inside it, not beside it.")
+        chosen: TrainConfig = config or replace_known(TrainConfig, settings)
+        loaded = self._require_loaded("Training")
+
+        def work(emit: Emit[TrainEvent], cancel: CancelToken) -> TrainEvent:
+            from llmmagic.core.training.run import train
+
+            opened = self._require("Training")
+            opened.engine.reset()  # its memory is needed now, and what the KV cache holds is wrong afterwards
+            try:
+                return train(loaded, data, chosen, eval_source=eval_data, dry_run=dry_run, emit=emit, cancel=cancel)
+            finally:
+                self._weights_changed()
+
+        return self._start("train", work, stopped=lambda: Cancelled("train"))
+
+    def evaluate(self, data: DataSource, *, limit: int | None = None) -> Operation[EvalEvent]:
+        """Take the loss on held-out rows, with the adapter that is on.
+
+        Args:
+            data: Like that of `train`.
+            limit: Use only the first rows.
+
+        Returns:
+            Events; the last is `EvalFinished`, or `Cancelled`.
+
+        Raises:
+            ModelNotLoadedError: No model is loaded in this process.
+            SessionBusyError: Something else is running.
+            DataError: While the events are read: no such data, or rows that cannot be understood.
+        """
+        loaded = self._require_loaded("Evaluation")
+
+        def work(emit: Emit[EvalEvent], cancel: CancelToken) -> EvalEvent:
+            from llmmagic.core.training.run import evaluate
+
+            result = evaluate(loaded, data, limit=limit, emit=emit, cancel=cancel)
+            return EvalFinished(**asdict(result), adapter=loaded.info.adapter)
+
+        return self._start("evaluate", work, stopped=lambda: Cancelled("evaluate"))
