@@ -1,0 +1,269 @@
+"""The magics: parse a line or cell, call the session, draw its events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments
+
+from llmmagic.magics.arguments import check_variable, parse_line, parse_options_then_text
+from llmmagic.magics.errors import MagicUsageError, one_line_errors
+from llmmagic.magics.screens.detect import detect
+
+if TYPE_CHECKING:
+    from llmmagic.core.session import Session
+    from llmmagic.magics.screens.base import FrontEnd
+
+# What is drawn is over by then more often than not; a bar that flashes up helps no one.
+_BAR_AFTER_S = 0.3
+
+
+@magics_class
+class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
+    """Load, train and chat; one session for each shell."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """The session of this shell, made on first use."""
+        if self._session is None:
+            from llmmagic.core.session import Session
+
+            self._session = Session()
+        return self._session
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """Where to show things; looked up each time, because standard output may be redirected for a while."""
+        return detect(self.shell)
+
+    def close(self) -> None:
+        """Free the session."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    # --- the model ------------------------------------------------------------------------------------------------
+
+    @magic_arguments()
+    @argument(
+        "model",
+        metavar="MODEL",
+        help="Hub id (org/name or org/name@revision), a folder, a .gguf file, 'demo' (a small real model) or "
+        "'tiny-random' (for tests).",
+    )
+    @argument(
+        "--quantization",
+        metavar="FORMAT",
+        default="auto",
+        help="Weight format: nf4, fp4, int8, none, or auto (default): NF4 wherever it runs.",
+    )
+    @argument(
+        "--dtype",
+        metavar="TYPE",
+        default="auto",
+        help="What is computed in: float32, bfloat16, float16, or auto (default): what is fast on this hardware.",
+    )
+    @argument("--adapter", metavar="PATH", help="Folder or Hub id of a LoRA adapter to put on top.")
+    @argument("--device", metavar="DEVICE", default="auto", help="auto (default), cpu, cuda, cuda:N or mps.")
+    @argument(
+        "--engine",
+        metavar="ENGINE",
+        default="auto",
+        help="transformers can train; llama.cpp only chats, many times faster on a CPU; auto (default): transformers.",
+    )
+    @argument(
+        "--dense-copy",
+        metavar="WHEN",
+        default="auto",
+        help="4-bit weights on a CPU: keep a dequantised copy, for the same numbers faster: on, off, or auto "
+        "(default): where memory allows.",
+    )
+    @argument("--revision", metavar="REV", help="Branch, tag or commit on the Hub.")
+    @argument("--max-context", metavar="N", type=int, help="Upper limit of the context window, in tokens.")
+    @argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="Let the model's repository run its own Python code on this machine.",
+    )
+    @argument("--force", action="store_true", help="Load anew even if exactly this is loaded already.")
+    @no_var_expand
+    @line_magic
+    @one_line_errors
+    def llm_load(self, line: str) -> None:
+        """Load a language model, in place of the one that is loaded.
+
+        The old model stays until the new one is ready. Running the same line again does nothing.
+
+        Examples::
+
+            %llm_load demo
+            %llm_load HuggingFaceTB/SmolLM2-1.7B-Instruct --quantization nf4
+            %llm_load ./my-model --adapter results/medical
+        """
+        from llmmagic.magics.follow import follow
+        from llmmagic.magics.views.load import LoadView
+
+        settings = vars(parse_line(self.llm_load, line))
+        view = LoadView(settings["model"], loaded_before=self.session.info)
+        operation = self.session.load(settings.pop("model"), **settings)
+        follow(operation, view, self.front_end.card_screen(), delay_s=_BAR_AFTER_S)
+
+    @no_var_expand
+    @line_magic
+    @one_line_errors
+    def llm_unload(self, line: str) -> None:
+        """Let the model go and free its memory. Conversations stay.
+
+        Usage: %llm_unload
+        """
+        _takes_nothing("llm_unload", line)
+        info = self.session.info
+        if info is None:
+            self.front_end.say("No model is loaded.")
+            return
+        self.session.unload()
+        self.front_end.say(f"Unloaded {info.model_id}.")
+
+    @magic_arguments()
+    @argument("folder", metavar="FOLDER", help="Where to save it; made if it is not there.")
+    @argument("--name", metavar="NAME", help="Which adapter; the active one if not given.")
+    @no_var_expand
+    @line_magic
+    @one_line_errors
+    def llm_save(self, line: str) -> None:
+        """Save the adapter that was trained.
+
+        It can be loaded again with ``%llm_load FOLDER``, or by any program that reads PEFT adapters.
+
+        Examples::
+
+            %llm_save my-adapter
+        """
+        settings = parse_line(self.llm_save, line)
+        folder = self.session.save_adapter(settings.folder, name=settings.name)
+        self.front_end.say(f"Saved the adapter to {folder}. Load it again with %llm_load {folder}")
+
+    @no_var_expand
+    @line_magic
+    @one_line_errors
+    def llm_status(self, line: str) -> None:
+        """Show what is loaded, the memory in use, and the conversations.
+
+        Usage: %llm_status
+        """
+        from llmmagic.magics.views.status import status_card
+
+        _takes_nothing("llm_status", line)
+        self.front_end.show(status_card(self.session.status()))
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    @magic_arguments()
+    @argument("name", metavar="NAME", nargs="?", default="adapter", help="Name of the adapter (default: adapter).")
+    @argument(
+        "--data",
+        metavar="SRC",
+        required=True,
+        help="A variable of the notebook (DataFrame, Dataset, list), a file (.jsonl .json .csv .parquet .txt), a "
+        "folder, or a Hub id; looked for in this order.",
+    )
+    @argument("--eval-data", metavar="SRC", help="Held-out rows: the loss on them is taken before and after.")
+    @argument("--split", metavar="SPLIT", help="Split of a Hub data set, slices included: train[:1000].")
+    @argument(
+        "--recipe",
+        metavar="RECIPE",
+        default="default",
+        help="'tutorial' is the classic setting of the 2023 Llama-2 tutorials; the default is a better one.",
+    )
+    @argument(
+        "--map",
+        metavar="COLUMN=PART",
+        help="What columns mean, where their names do not say it: complaint=prompt,advice=completion.",
+    )
+    @argument("--allow", metavar="FINDING", help="Train although this was found in the data; several with commas.")
+    @argument(
+        "--resume",
+        action="store_true",
+        help="Go on from the last checkpoint of the run of this name that was stopped or died.",
+    )
+    @argument("--dry-run", action="store_true", help="Do everything up to the first step: check data and settings.")
+    @argument("-o", "--output", metavar="VAR", help="Store the summary in this variable.")
+    @no_var_expand
+    @line_cell_magic
+    @one_line_errors
+    def llm_train(self, line: str, cell: str = "") -> None:
+        """Train a LoRA adapter on the loaded model, and chat with it from then on.
+
+        The body is YAML: any key of TRL's SFTConfig, and under ``lora:`` any key of PEFT's LoraConfig. It may be empty.
+        An interrupt stops at the next step and keeps the adapter.
+
+        Examples::
+
+            %%llm_train medical --data medical.jsonl --eval-data held-out.jsonl
+            max_steps: 100
+            learning_rate: 2e-4
+            lora:
+              r: 16
+        """
+        from llmmagic.magics.training import train
+
+        settings = parse_line(self.llm_train, line)
+        variable = None if settings.output is None else check_variable(settings.output)
+        summary = train(self.session, self.front_end, settings, cell, self.shell.user_ns)
+        if variable is not None and summary is not None:
+            self.shell.user_ns[variable] = summary
+
+    # --- chat -----------------------------------------------------------------------------------------------------
+
+    @magic_arguments()
+    @argument("--system", metavar="TEXT", help='System prompt from now on; "" is explicitly none.')
+    @argument("--conversation", metavar="NAME", default="default", help="Which conversation; each has its own history.")
+    @argument("--new", action="store_true", help="Start the conversation anew.")
+    @argument("--max-new-tokens", metavar="N", type=int, help="Most tokens of the reply (default: 512).")
+    @argument("--temperature", metavar="T", type=float, help="0 always takes the most likely token.")
+    @argument("--seed", metavar="S", type=int, help="The same seed gives the same reply.")
+    @argument("--no-stream", action="store_true", help="Show the reply when it is complete.")
+    @argument("--raw", action="store_true", help="Show the text as the model wrote it, not rendered Markdown.")
+    @argument("--fill", action="store_true", help="Replace {variable} in the prompt; {{ and }} are plain braces.")
+    @argument("-o", "--output", metavar="VAR", help="Store the reply in this variable: a string with figures.")
+    @no_var_expand
+    @line_cell_magic
+    @one_line_errors
+    def llm_chat(self, line: str, cell: str | None = None) -> None:
+        """Say something to the model.
+
+        Options come first; the rest of the line, and of the cell, is the prompt, exactly as written: quotes, braces,
+        dollar signs and backslashes need no care. A prompt that begins with ``--`` goes after a ``--`` of its own.
+
+        Examples::
+
+            %llm_chat What is bursitis?
+            %llm_chat --conversation fonts --temperature 0 Describe Montserrat.
+
+            %%llm_chat --system "You are a careful physician."
+            A patient reports "pain {right} shoulder".
+            What should I ask next?
+        """
+        from llmmagic.magics.chat import chat
+
+        settings, text = parse_options_then_text(self.llm_chat, line)
+        prompt = text if cell is None else "\n".join(part for part in (text, cell.strip("\n")) if part.strip())
+        if not prompt.strip():
+            raise MagicUsageError(
+                "There is no prompt.",
+                hint="%llm_chat PROMPT, or %%llm_chat with the prompt below; %llm_chat? tells more.",
+            )
+        variable = None if settings.output is None else check_variable(settings.output)
+        reply = chat(self.session, self.front_end, settings, prompt, self.shell.user_ns)
+        if variable is not None:
+            self.shell.user_ns[variable] = reply
+
+
+def _takes_nothing(name: str, line: str) -> None:
+    if line.strip():
+        raise MagicUsageError(f"%{name} takes no arguments, got {line.strip()!r}.")

@@ -1,0 +1,1 @@
+"""Events folded into what is to be seen: cards, that any front end can draw."""
