@@ -1,0 +1,70 @@
+"""The notebooks run from the top with a real model, and what they keep can be read without a kernel."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from nbformat import NotebookNode
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def execute_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("execute", NOTEBOOKS / "execute.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cell(notebook: NotebookNode, beginning: str, *, nth: int = 0) -> NotebookNode:
+    """The nth code cell that begins like this."""
+    return [c for c in notebook.cells if c.cell_type == "code" and c.source.startswith(beginning)][nth]
+
+
+def bundle(code_cell: NotebookNode) -> tuple[str, str]:
+    """The last thing a cell shows, as plain text and as HTML."""
+    data = code_cell.outputs[-1].data
+    return data["text/plain"], data["text/html"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("demo_cache")
+@pytest.mark.timeout(1800)
+def test_quickstart(execute_script: ModuleType, tmp_path: Path) -> None:
+    shutil.copytree(NOTEBOOKS / "data", tmp_path / "data")
+    notebook = execute_script.execute(NOTEBOOKS / "01_quickstart.ipynb", folder=tmp_path)
+
+    assert "widgets" not in notebook.metadata
+    for code_cell in (c for c in notebook.cells if c.cell_type == "code"):
+        assert not any(
+            "application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in code_cell.outputs
+        )
+
+    loaded_text, loaded_html = bundle(cell(notebook, "%load_ext"))
+    assert "nf4" in loaded_text
+    assert "nf4" in loaded_html
+
+    trained_text, trained_html = bundle(cell(notebook, "%%llm_train"))
+    assert 'src="data:image/svg+xml' in trained_html  # the loss curve
+    losses = re.search(r"([\d.]+) → ([\d.]+)", trained_text)
+    assert losses is not None
+    before, after = float(losses[1]), float(losses[2])
+    assert after < before - 0.5
+
+    question = "%llm_chat --new --temperature 0 --max-new-tokens 80 What is bursitis?"
+    untrained, _ = bundle(cell(notebook, "%llm_chat --temperature 0"))
+    trained, _ = bundle(cell(notebook, question))
+    reloaded, _ = bundle(cell(notebook, question, nth=1))
+    answer = trained.splitlines()[0]
+    assert "bursa" in answer
+    assert answer != untrained.splitlines()[0]
+    assert answer == reloaded.splitlines()[0]
+    assert (tmp_path / "adapters" / "medical" / "adapter_model.safetensors").is_file()
