@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Literal
 
 from llmmagic.core.chat.feedback import chat_messages
-from llmmagic.core.chat.records import UNTITLED, first_words
 from llmmagic.core.chat.tree import Conversation
+from llmmagic.core.chat.words import title_of
 from llmmagic.core.errors import ConfigError, did_you_mean
 
 ExportFormat = Literal["md", "json", "jsonl"]
@@ -38,9 +38,7 @@ def export(conversation: Conversation, format: ExportFormat) -> str:
 
 
 def _markdown(conversation: Conversation) -> str:
-    said = next((message.content for message in conversation.path() if message.role == "user"), "")
-    title = conversation.title or first_words(said) or UNTITLED
-    lines = [f"# {title}", "", f"*{conversation.head.created:%Y-%m-%d %H:%M} UTC*", ""]
+    lines = [f"# {title_of(conversation)}", "", f"*{conversation.head.created:%Y-%m-%d %H:%M} UTC*", ""]
     if conversation.system:
         lines += ["## System prompt", "", conversation.system.strip(), ""]
     for message in conversation.path():

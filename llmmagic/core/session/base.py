@@ -53,6 +53,7 @@ class SessionBase:
         self._token: CancelToken | None = None
         self._free = threading.Event()
         self._free.set()
+        self._watchers: tuple[Callable[[], None], ...] = ()
 
     @property
     def info(self) -> ModelInfo | None:
@@ -78,6 +79,28 @@ class SessionBase:
     def busy(self) -> str | None:
         """Name of the running operation, if any."""
         return self._busy
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Be told whenever an operation has begun or ended: what is loaded or said may be another then.
+
+        Args:
+            callback: Called without arguments, in whatever thread it happens; must be quick and must not raise.
+
+        Returns:
+            Ends it.
+        """
+        with self._lock:
+            self._watchers += (callback,)
+
+        def end() -> None:
+            with self._lock:
+                self._watchers = tuple(each for each in self._watchers if each is not callback)
+
+        return end
+
+    def _tell(self) -> None:
+        for callback in self._watchers:
+            callback()
 
     def _start(
         self, name: str, work: Callable[[Emit[E], CancelToken], E], *, stopped: Callable[[], E] | None = None
@@ -134,11 +157,13 @@ class SessionBase:
                 )
             self._busy = name
             self._free.clear()
+        self._tell()
 
     def _release(self) -> None:
         with self._lock:
             self._busy = self._token = None
             self._free.set()
+        self._tell()
 
     def _set_engine(self, opened: OpenedEngine | None, config: LoadConfig | None) -> None:
         """Put another engine in place and free the one that was there."""

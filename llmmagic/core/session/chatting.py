@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from llmmagic.core.session.conversations import DEFAULT_CONVERSATION
 from llmmagic.core.session.turns import Turn, generate_reply, reserve_for
 
 if TYPE_CHECKING:
+    from llmmagic.core.chat.records import Summary
     from llmmagic.core.chat.tree import Conversation
 
 
@@ -197,6 +198,24 @@ class ChatOperations(SessionBase):
             The conversation.
         """
         return self._conversations.start(name, system=system)
+
+    def past_conversations(self, *, limit: int = 50) -> Sequence[Summary]:
+        """Conversations of the store, last changed first; `conversation` opens one by its id.
+
+        Args:
+            limit: At most so many.
+
+        Returns:
+            Their summaries; none without a store.
+
+        Raises:
+            StoreError: The database failed.
+        """
+        return self._conversations.past(limit)
+
+    def name_of(self, conversation_id: str) -> str:
+        """The name by which this session reaches a conversation: its id, unless it was given another one."""
+        return self._conversations.name_of(conversation_id) or conversation_id
 
     def window(
         self,

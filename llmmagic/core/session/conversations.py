@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from llmmagic.core.errors import ConversationNotFoundError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmmagic.core.chat.records import Summary
     from llmmagic.core.chat.store import ConversationStore
     from llmmagic.core.chat.tree import Conversation
     from llmmagic.core.chat.window import ContextWindow, WindowPlan
@@ -44,6 +47,8 @@ class Conversations:
         """
         if name in self.by_name:
             return self.by_name[name]
+        if known := self.name_of(name):  # by its id: one conversation is one object, whatever it is called
+            return self.by_name[known]
         if self._store is not None:
             found = self._store.load(name)
             self.by_name[name] = found
@@ -52,6 +57,14 @@ class Conversations:
         raise ConversationNotFoundError(
             f"No conversation {name!r}; there are: {known}.", hint=did_you_mean(name, self.by_name)
         )
+
+    def name_of(self, conversation_id: str) -> str | None:
+        """What a conversation is reached by, if it was used in this session."""
+        return next((name for name, talk in self.by_name.items() if talk.id == conversation_id), None)
+
+    def past(self, limit: int) -> Sequence[Summary]:
+        """Those that are stored and have messages, last changed first; none without a store."""
+        return [] if self._store is None else self._store.list(limit=limit)
 
     def find_or_make(self, name: str) -> tuple[Conversation, bool]:
         """A conversation for what is said next.

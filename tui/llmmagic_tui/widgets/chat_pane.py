@@ -139,17 +139,12 @@ class ChatPane(Vertical):
             self.bar.show(None if not error else self.report, error, "error" if error else "info")
             return
         self.report = report
-        leaving = frozenset(() if sent else report.newly_dropped_message_ids)
-        out = frozenset(report.dropped_message_ids) - leaving
-        count = len(out)
-        rule = f"the model no longer sees {count} {'message' if count == 1 else 'messages'} above" if out else ""
-        self.transcript.set_window(WindowState(out, leaving, rule))
-        warning = ""
-        if report.newly_dropped_turns and not sent:
-            turns = report.newly_dropped_turns
-            plural = "turn" if turns == 1 else "turns"
-            warning = f"Sending drops {turns} {plural} ({report.newly_dropped_tokens:,} tokens)."
-        self.bar.show(report, warning, "warning")
+        # Imported here: the first frame is drawn before anything of the core is needed.
+        from llmmagic.core.chat.words import view_window
+
+        view = view_window(report, sent=sent)
+        self.transcript.set_window(WindowState(view.out, view.leaving, view.cut))
+        self.bar.show(report, view.forecast, "warning")
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
         """A click anywhere makes this the pane that is written to."""
