@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -65,6 +66,17 @@ def test_the_app_imports_no_torch(environment: dict[str, str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+async def test_garbage_is_collected_again_once_the_first_frame_is_drawn() -> None:
+    gc.disable()  # as the command line does
+    try:
+        async with chat_app(load=False) as chat:
+            await chat.until(gc.isenabled)
+            assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 pytestmark = pytest.mark.timeout(240)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events, on
@@ -60,6 +61,9 @@ class ChatScreen(Library):
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
+        if not gc.isenabled():  # see `cli`
+            gc.freeze()  # modules, classes and widgets stay as long as the app: later searches need not look at them
+            gc.enable()
         self.spawn(self._open_backend, "start")
 
     async def _open_backend(self) -> None:
