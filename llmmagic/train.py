@@ -23,6 +23,7 @@ from typing_extensions import assert_never
 from llmmagic.core.errors import LLMMagicError
 from llmmagic.core.events import (
     Cancelled,
+    DataInspected,
     LoadEvent,
     LoadFinished,
     LoadProgress,
@@ -111,6 +112,10 @@ def _line(event: LoadEvent | TrainEvent) -> str:
             return ""
         case LoadFinished():
             return f"loaded {event.info.model_id}"
+        case DataInspected():
+            report = event.report
+            share = report.trained_tokens / max(report.total_tokens, 1)
+            return f"data: {event.rows} rows, {report.total_tokens:,} tokens, {share:.0%} of them trained on"
         case TrainStarted():
             settings = " ".join(f"{key}={value}" for key, value in event.settings.items())
             return (

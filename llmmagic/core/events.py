@@ -388,6 +388,8 @@ class DataInspected:
         report: Rows, format, mapping, tokens.
         findings: Errors first.
         views: Some rows, token by token.
+        rows: Rows that were read.
+        max_length: Most tokens of an example.
         examples: How many examples the rows became.
         masked_tokens: Tokens that are read only.
         cut_tokens: Tokens that ``max_length`` leaves out.
@@ -403,6 +405,8 @@ class DataInspected:
     report: DataReport
     findings: tuple[Finding, ...]
     views: tuple[RowView, ...]
+    rows: int
+    max_length: int
     examples: int
     masked_tokens: int
     cut_tokens: int
@@ -556,7 +560,9 @@ EvalEvent: TypeAlias = Union[Notice, Cancelled, PrepareProgress, EvalFinished]
 LoadEvent: TypeAlias = Union[LoadProgress, Notice, Cancelled, LoadFinished]
 EngineEvent: TypeAlias = Union[PrefillProgress, TextDelta, GenerationFinished]
 ChatEvent: TypeAlias = Union[Notice, ChatStarted, PrefillProgress, TextDelta, ChatFinished]
-TrainEvent: TypeAlias = Union[Notice, Cancelled, PrepareProgress, TrainStarted, TrainStep, TrainEval, TrainFinished]
+TrainEvent: TypeAlias = Union[
+    Notice, Cancelled, PrepareProgress, DataInspected, TrainStarted, TrainStep, TrainEval, TrainFinished
+]
 Event: TypeAlias = Union[LoadEvent, EngineEvent, ChatEvent, TrainEvent, EvalEvent, DataEvent]
 
 

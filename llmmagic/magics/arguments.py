@@ -105,6 +105,11 @@ def parse_pairs(option: str, text: str) -> dict[str, str]:
     return pairs
 
 
+def parse_names(text: str | None) -> tuple[str, ...]:
+    """Read names that are set apart by commas; none of nothing."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
 def options_of(magic: Callable[..., Any]) -> dict[str, argparse.Action]:
     """Every spelling of every option of a magic."""
     return {text: action for action in _parser(magic)._actions for text in action.option_strings}

@@ -47,7 +47,7 @@ def complete(line: str, magics: LLMMagics) -> list[str]:
         return list(_values(options[before[-1]].dest, word, magics))
     if match[1] == "llm_chat" and _in_prompt(before, options):
         return []
-    found = [] if word.startswith("-") else list(_arguments(match[1], word))
+    found = [] if word.startswith("-") else list(_arguments(match[1], word, magics))
     if word.startswith("-") or not word:
         found += [text for text in options if text.startswith("--") and text.startswith(word) and text not in before]
     return found
@@ -64,12 +64,14 @@ def _values(name: str, prefix: str, magics: LLMMagics) -> Iterator[str]:
         yield from (value for value in values if value.startswith(prefix))
 
 
-def _arguments(magic: str, prefix: str) -> Iterator[str]:
+def _arguments(magic: str, prefix: str, magics: LLMMagics) -> Iterator[str]:
     """Plain arguments of a magic."""
     if magic == "llm_load":
         yield from candidates.models(prefix)
     elif magic == "llm_save":
         yield from candidates.adapters(prefix)
+    elif magic == "llm_data":
+        yield from candidates.data(prefix, magics.shell.user_ns)
 
 
 def _in_prompt(before: list[str], options: dict[str, Any]) -> bool:

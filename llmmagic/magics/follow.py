@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol, TypeVar
@@ -41,7 +41,13 @@ class View(Protocol[E_contra, S_co]):
 
 
 def follow(
-    operation: Operation[E], view: View[E, S], screen: Screen[S], *, live: bool = True, delay_s: float = 0.0
+    operation: Operation[E],
+    view: View[E, S],
+    screen: Screen[S],
+    *,
+    live: bool = True,
+    delay_s: float = 0.0,
+    tells: Callable[[], bool] = lambda: False,
 ) -> None:
     """Draw an operation until it has ended.
 
@@ -53,6 +59,7 @@ def follow(
         screen: Where the view is drawn, at most every 80 ms.
         live: Draw while it runs, not only in the end.
         delay_s: Draw nothing before; what is over by then is drawn once.
+        tells: Whether the view has something to say beside the error, when the operation raises before it is drawn.
 
     Raises:
         LLMMagicError: What the operation raised; what was drawn by then stays.
@@ -76,7 +83,7 @@ def follow(
         finally:
             if not ended:
                 view.failed()
-            if ended or drawn:
+            if ended or drawn or tells():
                 screen.close(view.card())
 
 

@@ -11,6 +11,7 @@ from html import escape as _escape
 from llmmagic.core.sanitize import strip_controls
 from llmmagic.magics.curve import curve_image, curve_svg
 from llmmagic.magics.markdown import markdown_html
+from llmmagic.magics.tokens import tokens_html
 from llmmagic.magics.views.card import Bar, Card, CardStatus, Note
 from llmmagic.magics.views.reply import ReplyCard
 
@@ -46,6 +47,7 @@ def card_html(card: Card) -> str:
         draw = curve_svg if card.status == "running" else curve_image
         parts.append(f'<div style="margin-top:6px">{draw(card.curve)}</div>')
     parts += [_note(note) for note in card.notes]
+    parts.append(tokens_html(card.tokens, escape))
     if card.details:
         parts.append(
             f'<details style="margin-top:4px"><summary style="cursor:pointer;{_SMALL}">Settings</summary>'

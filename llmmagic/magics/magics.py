@@ -164,6 +164,39 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
     # --- training -------------------------------------------------------------------------------------------------
 
     @magic_arguments()
+    @argument("source", metavar="SRC", help="A variable of the notebook, a file, a folder, or a Hub id.")
+    @argument("--split", metavar="SPLIT", help="Split of a Hub data set, slices included: train[:1000].")
+    @argument("--map", metavar="COLUMN=PART", help="What columns mean: complaint=prompt,advice=completion.")
+    @argument("--rows", metavar="N", type=int, default=2, help="How many rows to show token by token (default: 2).")
+    @argument(
+        "--recipe", metavar="RECIPE", default="default", help="Recipe whose settings are used: default, tutorial."
+    )
+    @argument("--allow", metavar="FINDING", help="Findings that do not stop the training; several with commas.")
+    @argument("-o", "--output", metavar="VAR", help="Store the report in this variable.")
+    @no_var_expand
+    @line_cell_magic
+    @one_line_errors
+    def llm_data(self, line: str, cell: str = "") -> None:
+        """Look at training data as the loaded model will see it, before anything is trained.
+
+        Shows how the columns are read, some rows token by token (trained on, masked, cut off, special), and everything
+        that is known to go wrong. A body, if there is one, holds the settings of the training cell, such as
+        ``max_length``. The training that follows on the same data does not tokenise it again.
+
+        Examples::
+
+            %llm_data medical.jsonl
+            %llm_data rows.csv --map complaint=prompt,advice=completion --rows 3
+        """
+        from llmmagic.magics.data import inspect
+
+        settings = parse_line(self.llm_data, line)
+        variable = None if settings.output is None else check_variable(settings.output)
+        report = inspect(self.session, self.front_end, settings, cell, self.shell.user_ns)
+        if variable is not None and report is not None:
+            self.shell.user_ns[variable] = report
+
+    @magic_arguments()
     @argument("name", metavar="NAME", nargs="?", default="adapter", help="Name of the adapter (default: adapter).")
     @argument(
         "--data",

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmmagic.core.events import ChatFinished, FinishReason, GenerationStats, TrainEval, TrainFinished, TrainStarted
+from llmmagic.core.events import (
+    ChatFinished,
+    DataInspected,
+    FinishReason,
+    GenerationStats,
+    TrainEval,
+    TrainFinished,
+    TrainStarted,
+)
 from llmmagic.magics.views.card import Card
 from llmmagic.magics.views.reply import ReplyCard, footer
 
@@ -56,27 +64,10 @@ class Reply(str):
         return {"text/html": reply_html(card), "text/plain": reply_text(card)}
 
 
-@dataclass(frozen=True, repr=False)
-class TrainSummary:
-    """A training run.
+class _Shown:
+    """Shows itself as it was shown before."""
 
-    Attributes:
-        started: What was trained on, and with which settings.
-        finished: How it ended; ``None`` after a dry run.
-        losses: (step, loss) of every logged step.
-        evals: Every evaluation; the first, at step 0, is the model before training.
-    """
-
-    started: TrainStarted
-    finished: TrainFinished | None
-    losses: tuple[tuple[int, float], ...]
-    evals: tuple[TrainEval, ...]
     card: Card
-
-    @property
-    def adapter_dir(self) -> str | None:
-        """Where the adapter is saved; ``None`` after a dry run."""
-        return None if self.finished is None else self.finished.adapter_dir
 
     def __repr__(self) -> str:
         from llmmagic.magics.text import card_text
@@ -87,3 +78,40 @@ class TrainSummary:
         from llmmagic.magics.html import card_html
 
         return {"text/html": card_html(self.card), "text/plain": repr(self)}
+
+
+@dataclass(frozen=True, repr=False)
+class DataSummary(_Shown):
+    """A look at training data.
+
+    Attributes:
+        inspected: Rows, format, tokens, and what is wrong.
+    """
+
+    inspected: DataInspected
+    card: Card
+
+
+@dataclass(frozen=True, repr=False)
+class TrainSummary(_Shown):
+    """A training run.
+
+    Attributes:
+        started: What was trained on, and with which settings.
+        finished: How it ended; ``None`` after a dry run.
+        losses: (step, loss) of every logged step.
+        evals: Every evaluation; the first, at step 0, is the model before training.
+        data: What became of the rows.
+    """
+
+    started: TrainStarted
+    finished: TrainFinished | None
+    losses: tuple[tuple[int, float], ...]
+    evals: tuple[TrainEval, ...]
+    card: Card
+    data: DataInspected | None = None
+
+    @property
+    def adapter_dir(self) -> str | None:
+        """Where the adapter is saved; ``None`` after a dry run."""
+        return None if self.finished is None else self.finished.adapter_dir

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmmagic.core.sanitize import one_line, strip_controls
 from llmmagic.magics.curve import sparkline
+from llmmagic.magics.tokens import tokens_text
 from llmmagic.magics.views.card import Bar, Card, Note
 from llmmagic.magics.views.reply import ReplyCard
 
@@ -18,6 +19,7 @@ def card_text(card: Card) -> str:
     width = max((len(name) for name, _ in rows), default=0)
     lines += [f"  {one_line(name):<{width}}  {one_line(value)}" for name, value in rows]
     lines += [note_text(note) for note in card.notes]
+    lines += tokens_text(card.tokens)
     return "\n".join(lines)
 
 

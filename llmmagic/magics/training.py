@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmmagic.core.config import TrainConfig
 from llmmagic.core.events import Notice
-from llmmagic.magics.arguments import parse_pairs
+from llmmagic.magics.arguments import parse_names, parse_pairs
 from llmmagic.magics.body import parse_body
 from llmmagic.magics.follow import follow
 from llmmagic.magics.results import TrainSummary
@@ -45,7 +45,7 @@ def train(
         split=settings.split,
         resume=settings.resume,
         columns=parse_pairs("--map", settings.map or ""),
-        allow=tuple(name.strip() for name in (settings.allow or "").split(",") if name.strip()),
+        allow=parse_names(settings.allow),
         options=options,
         lora=lora,
     )
@@ -58,8 +58,15 @@ def train(
         if isinstance(notice, Notice):
             view.on(notice)
     operation = session.train(source, config, eval_data=eval_source, dry_run=settings.dry_run)
-    follow(operation, view, front_end.card_screen(), delay_s=0.3)
+    # What a dry run has found out about the data is shown, also if training on it would be refused.
+    follow(
+        operation,
+        view,
+        front_end.card_screen(),
+        delay_s=0.3,
+        tells=lambda: settings.dry_run and view.inspected is not None,
+    )
     if view.started is None or (view.finished is None and not settings.dry_run):
         return None
     losses = tuple((step.step, step.loss) for step in view.steps if step.loss is not None)
-    return TrainSummary(view.started, view.finished, losses, tuple(view.evals), view.card())
+    return TrainSummary(view.started, view.finished, losses, tuple(view.evals), view.card(), view.inspected)

@@ -7,16 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 from llmmagic.core.config import TrainConfig, replace_known
 from llmmagic.core.errors import ConfigError
-from llmmagic.core.events import Cancelled, EvalEvent, EvalFinished, TrainEvent
+from llmmagic.core.events import Cancelled, DataEvent, EvalEvent, EvalFinished, TrainEvent
 from llmmagic.core.operation import CancelToken, Operation
 from llmmagic.core.session.base import Emit, SessionBase
 
 if TYPE_CHECKING:
+    from llmmagic.core.training.prepared import TokenizedCache
     from llmmagic.core.training.sources import DataSource
 
 
 class TrainingOperations(SessionBase):
     """Train and evaluate."""
+
+    _tokenized_rows: TokenizedCache | None = None
+
+    def _tokenized(self) -> TokenizedCache:
+        """Where an inspection leaves its rows for the training that follows."""
+        from llmmagic.core.training.prepared import TokenizedCache
+
+        if self._tokenized_rows is None:
+            self._tokenized_rows = TokenizedCache()
+        return self._tokenized_rows
 
     def train(
         self,
@@ -58,11 +69,54 @@ class TrainingOperations(SessionBase):
             opened = self._require("Training")
             opened.engine.reset()  # its memory is needed now, and what the KV cache holds is wrong afterwards
             try:
-                return train(loaded, data, chosen, eval_source=eval_data, dry_run=dry_run, emit=emit, cancel=cancel)
+                return train(
+                    loaded,
+                    data,
+                    chosen,
+                    eval_source=eval_data,
+                    dry_run=dry_run,
+                    cache=self._tokenized(),
+                    emit=emit,
+                    cancel=cancel,
+                )
             finally:
                 self._weights_changed()
 
         return self._start("train", work, stopped=lambda: Cancelled("train"))
+
+    def inspect(
+        self, data: DataSource, config: TrainConfig | None = None, *, rows: int = 3, **settings: Any
+    ) -> Operation[DataEvent]:
+        """Look at training data as training would read it, without training.
+
+        Training on the same data with the same settings afterwards does not tokenise it again.
+
+        Args:
+            data: Like that of `train`.
+            config: Columns, recipe, ``max_length`` and whatever else decides what becomes of the rows.
+            rows: How many rows to show token by token.
+            **settings: Fields of `TrainConfig`, when no ``config`` is given.
+
+        Returns:
+            Events; the last is `DataInspected`, or `Cancelled`. What is wrong with the data is a finding in it.
+
+        Raises:
+            ConfigError: An unknown setting, or a value that is not allowed.
+            ModelNotLoadedError: No model is loaded in this process: tokens are those of a model.
+            SessionBusyError: Something else is running.
+            DataError: While the events are read: no such data, or rows that cannot be understood.
+        """
+        if config is not None and settings:
+            raise ConfigError("Settings come without a config, or inside it, not beside it.")
+        chosen: TrainConfig = config or replace_known(TrainConfig, settings)
+        loaded = self._require_loaded("Looking at data token by token")
+
+        def work(emit: Emit[DataEvent], cancel: CancelToken) -> DataEvent:
+            from llmmagic.core.training.inspection import inspect_data
+
+            return inspect_data(loaded, data, chosen, views=rows, cache=self._tokenized(), emit=emit, cancel=cancel)
+
+        return self._start("inspect", work, stopped=lambda: Cancelled("inspect"))
 
     def evaluate(self, data: DataSource, *, limit: int | None = None) -> Operation[EvalEvent]:
         """Take the loss on held-out rows, with the adapter that is on.

@@ -7,7 +7,7 @@ that, a conversation is split into one example per answer, each of them prompt i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,6 +55,7 @@ class ExampleMaker:
     Attributes:
         end_ids: Tokens that end a reply.
         bos_id: The token that a sequence begins with, if the tokenizer has one.
+        identity: Makers of the same identity make the same examples of the same samples.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class ExampleMaker:
         self._template = template
         self._max_length = max_length
         self._loss_on = loss_on
+        # The tokenizer itself is part of it: what has the same id() later need not be the same.
+        self.identity: Hashable = (tokenizer, tokenizer.chat_template, end_ids, max_length, loss_on)
         # What a reply is taught to end with where the template writes no end token.
         self._end_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else min(end_ids, default=None)
 
@@ -105,6 +108,24 @@ class ExampleMaker:
             except ChatTemplateError as err:
                 raise DataFormatError(f"Row {sample.row}: {err.message}", hint=err.hint) from err
         return [example for example in map(self._truncated, made) if example.trained_tokens]
+
+    def prompt_and_answer(self, messages: Sequence[Message], row: int) -> tuple[list[int], list[int]]:
+        """The last answer apart from what it answers.
+
+        Args:
+            messages: End with an answer.
+            row: Number of the row they are from.
+
+        Returns:
+            The prompt's ids as the chat sends them, and the answer's with an end token: (T,) each.
+
+        Raises:
+            DataFormatError: The model's template refuses the messages.
+        """
+        try:
+            return self._prompt_and_answer(messages)
+        except ChatTemplateError as err:
+            raise DataFormatError(f"Row {row}: {err.message}", hint=err.hint) from err
 
     def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
         """What the chat sends for these messages (T,), by its own way from messages to ids."""
@@ -182,6 +203,12 @@ class ExampleMaker:
 
     def _split(self, messages: list[Message], row: int) -> Example:
         """Prompt ids as the chat sends them, then the last answer and an end token."""
+        prompt_ids, answer_ids = self._prompt_and_answer(messages)
+        ids = prompt_ids + answer_ids
+        masked = 0 if self._loss_on == "all" else len(prompt_ids)
+        return Example(ids, [MASKED] * masked + ids[masked:], row)
+
+    def _prompt_and_answer(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         before, after = self._render(messages[:-1], True), self._render(messages, False)
         if after.startswith(before):
             answer = after[len(before) :]
@@ -195,9 +222,7 @@ class ExampleMaker:
             answer_ids = answer_ids[: ends[-1] + 1]
         elif self._end_id is not None:
             answer_ids = [*answer_ids, self._end_id]
-        ids = prompt_ids + answer_ids
-        masked = 0 if self._loss_on == "all" else len(prompt_ids)
-        return Example(ids, [MASKED] * masked + ids[masked:], row)
+        return prompt_ids, answer_ids
 
     def _common_ids(self, ids: list[int], text: str) -> int | None:
         """Length of a text in tokens if its ids are the beginning of ``ids``, else ``None``."""

@@ -9,12 +9,12 @@ from llmmagic.core.config import TrainConfig
 from llmmagic.core.events import DataInspected, PrepareProgress, RowView, TokenKind, TokenPiece
 from llmmagic.core.operation import CancelToken
 from llmmagic.core.training.census import check_allowed
-from llmmagic.core.training.dataset import tokenize_table
 from llmmagic.core.training.examples import MASKED, Example, LossOn, make_examples_like_chat
-from llmmagic.core.training.formats import EmptyRowError, Layout, detect_layout
+from llmmagic.core.training.formats import EmptyRowError, Layout
 from llmmagic.core.training.options import Compute, make_sft_config
+from llmmagic.core.training.prepared import Prepared, TokenizedCache, prepare_rows
 from llmmagic.core.training.recipes import RECIPES
-from llmmagic.core.training.sources import DataSource, Table, read_table
+from llmmagic.core.training.sources import DataSource, Table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +30,7 @@ def inspect_data(
     config: TrainConfig,
     *,
     views: int = 3,
+    cache: TokenizedCache | None = None,
     emit: Callable[[PrepareProgress], None],
     cancel: CancelToken,
 ) -> DataInspected:
@@ -42,6 +43,7 @@ def inspect_data(
         source: The rows.
         config: Columns, recipe and settings: ``max_length`` and ``completion_only_loss`` matter.
         views: How many rows to show token by token.
+        cache: Where tokenised rows are kept for the training that follows.
         emit: Gets progress.
         cancel: Checked between chunks of rows.
 
@@ -60,20 +62,47 @@ def inspect_data(
     loss_on: LossOn = "all" if args.completion_only_loss is False else "answers"
     limit = min(args.max_length or loaded.info.context_window, loaded.info.context_window)
     maker = make_examples_like_chat(loaded.model, loaded.tokenizer, max_length=limit, loss_on=loss_on)
-    table = read_table(source, split=config.split)
-    layout = detect_layout(table, config.columns)
-    data = tokenize_table(table, layout, maker, allow=config.allow, emit=emit, cancel=cancel)
-    census = data.census
+    prepared = prepare_rows(
+        source,
+        maker,
+        split=config.split,
+        columns=config.columns,
+        allow=config.allow,
+        cache=cache,
+        emit=emit,
+        cancel=cancel,
+    )
+    return report_on(loaded, prepared, max_length=limit, loss_on=loss_on, views=views)
+
+
+def report_on(
+    loaded: LoadedModel, prepared: Prepared, *, max_length: int, loss_on: LossOn, views: int = 0
+) -> DataInspected:
+    """Say what became of rows.
+
+    Args:
+        loaded: The model whose tokenizer and template were used.
+        prepared: The rows, tokenised.
+        max_length: Where they were cut off.
+        loss_on: What the loss is taken on.
+        views: How many rows to show token by token.
+
+    Returns:
+        The report.
+    """
+    data, census = prepared.data, prepared.data.census
     whole = make_examples_like_chat(loaded.model, loaded.tokenizer, max_length=_WHOLE, loss_on=loss_on)
     shown = [
-        RowView(example.row, _pieces(example, limit, loaded.tokenizer))
-        for row, number in _first_rows(table, layout, views)
-        for example in whole.make(layout.sample(row, number))
+        RowView(example.row, _pieces(example, max_length, loaded.tokenizer))
+        for row, number in _first_rows(prepared.table, prepared.layout, views)
+        for example in whole.make(prepared.layout.sample(row, number))
     ]
     return DataInspected(
         report=data.report,
         findings=data.findings,
         views=tuple(shown),
+        rows=len(prepared.table.rows),
+        max_length=max_length,
         examples=census.examples,
         masked_tokens=census.total_tokens - census.trained_tokens,
         cut_tokens=census.cut_tokens,

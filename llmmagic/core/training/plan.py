@@ -18,12 +18,13 @@ from llmmagic.core.operation import CancelToken
 from llmmagic.core.training.adapter import TrainableAdapter, count_parameters
 from llmmagic.core.training.census import check_allowed
 from llmmagic.core.training.checkpoints import Checkpoints
-from llmmagic.core.training.dataset import TokenizedData, pack, tokenize_table
+from llmmagic.core.training.dataset import TokenizedData, pack
 from llmmagic.core.training.examples import ExampleMaker, LossOn, make_examples_like_chat
-from llmmagic.core.training.formats import detect_layout
+from llmmagic.core.training.inspection import report_on
 from llmmagic.core.training.options import Compute, make_lora_config, make_sft_config
+from llmmagic.core.training.prepared import Prepared, TokenizedCache, prepare_rows
 from llmmagic.core.training.recipes import RECIPES, RecipeSettings
-from llmmagic.core.training.sources import DataSource, read_table
+from llmmagic.core.training.sources import DataSource
 
 if TYPE_CHECKING:
     from llmmagic.core.models.loaded import LoadedModel
@@ -89,6 +90,9 @@ def plan_training(
     eval_source: DataSource | None,
     emit: Emit,
     cancel: CancelToken,
+    *,
+    cache: TokenizedCache | None = None,
+    views: int = 0,
 ) -> TrainPlan:
     """Read data and settings.
 
@@ -97,8 +101,10 @@ def plan_training(
         source: Rows to train on.
         config: Recipe and settings.
         eval_source: Held-out rows.
-        emit: Gets `Notice` and `PrepareProgress`.
+        emit: Gets `Notice`, `PrepareProgress` and `DataInspected`.
         cancel: Checked while rows are tokenised.
+        cache: Rows that were tokenised before, in an inspection or another run.
+        views: How many rows the report shows token by token.
 
     Returns:
         The plan.
@@ -127,7 +133,19 @@ def plan_training(
     max_length = min(args.max_length or loaded.info.context_window, loaded.info.context_window)
     loss_on: LossOn = "all" if args.completion_only_loss is False else "answers"
     maker = make_examples_like_chat(loaded.model, loaded.tokenizer, max_length=max_length, loss_on=loss_on)
-    data = _tokenized(source, config, maker, config.split, emit, cancel, "tokenize")
+    prepared = prepare_rows(
+        source,
+        maker,
+        split=config.split,
+        columns=config.columns,
+        allow=config.allow,
+        cache=cache,
+        emit=emit,
+        cancel=cancel,
+    )
+    # Before anything is refused: the report shows what is wrong.
+    emit(report_on(loaded, prepared, max_length=max_length, loss_on=loss_on, views=views))
+    data = _sound(prepared, emit)
     if args.packing:
         data = pack(data, max_length, args.packing_strategy)
     eval_data = None
@@ -135,7 +153,7 @@ def plan_training(
         # On the answers whatever is trained on: only so are recipes comparable.
         maker = make_examples_like_chat(loaded.model, loaded.tokenizer, max_length=max_length)
         known = data.census.fingerprints
-        eval_data = _held_out(eval_source, config, maker, known, emit, cancel)
+        eval_data = _held_out(eval_source, config, maker, known, cache, emit, cancel)
     elif args.eval_strategy != "no":
         raise TrainingError("eval_steps is set, but there is nothing to evaluate on.", hint="Give evaluation data.")
     named = "output_dir" in config.options or "output_dir" in recipe.options
@@ -166,39 +184,31 @@ def _held_out(
     config: TrainConfig,
     maker: ExampleMaker,
     known: frozenset[int],
+    cache: TokenizedCache | None,
     emit: Emit,
     cancel: CancelToken,
 ) -> TokenizedData:
     """The rows that are not trained on; whatever is said about them says that it is about them."""
     try:
-        return _tokenized(source, config, maker, None, emit, cancel, "tokenize held-out rows", known, _HELD_OUT)
+        prepared = prepare_rows(
+            source,
+            maker,
+            columns=config.columns,
+            allow=config.allow,
+            known=known,
+            cache=cache,
+            emit=emit,
+            cancel=cancel,
+            detail="tokenize held-out rows",
+        )
+        return _sound(prepared, emit, _HELD_OUT)
     except DataError as err:
         raise type(err)(f"{_HELD_OUT}{err.message}", hint=err.hint) from err
 
 
-def _tokenized(
-    source: DataSource,
-    config: TrainConfig,
-    maker: ExampleMaker,
-    split: str | None,
-    emit: Emit,
-    cancel: CancelToken,
-    detail: str,
-    known: frozenset[int] = frozenset(),
-    about: str = "",
-) -> TokenizedData:
-    """Read and tokenise, and refuse what is known to fail."""
-    table = read_table(source, split=split)
-    data = tokenize_table(
-        table,
-        detect_layout(table, config.columns),
-        maker,
-        allow=config.allow,
-        known=known,
-        emit=emit,
-        cancel=cancel,
-        detail=detail,
-    )
+def _sound(prepared: Prepared, emit: Emit, about: str = "") -> TokenizedData:
+    """Refuse what is known to fail, and say what is worth knowing."""
+    data = prepared.data
     data.require_sound()
     for finding in data.findings:
         emit(Notice(f"{about}{finding.text}", level="warning", topic=finding.name))

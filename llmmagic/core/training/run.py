@@ -25,6 +25,7 @@ from llmmagic.core.training.examples import make_examples_like_chat
 from llmmagic.core.training.formats import detect_layout
 from llmmagic.core.training.guard import is_out_of_memory, lent_model
 from llmmagic.core.training.plan import Emit, TrainPlan, describe, plan_training
+from llmmagic.core.training.prepared import TokenizedCache
 from llmmagic.core.training.sources import DataSource, read_table
 from llmmagic.core.training.trainer import Progress, Trainer
 
@@ -44,6 +45,8 @@ def train(
     *,
     eval_source: DataSource | None = None,
     dry_run: bool = False,
+    cache: TokenizedCache | None = None,
+    views: int = 3,
     emit: Emit,
     cancel: CancelToken,
 ) -> TrainFinished | TrainStarted:
@@ -58,7 +61,9 @@ def train(
         config: Name of the adapter, recipe, settings.
         eval_source: Held-out rows: their loss is taken before and after, and during training if ``eval_steps`` is set.
         dry_run: Stop before the first step; the model stays as it is.
-        emit: Gets `Notice`, `PrepareProgress`, `TrainStarted`, `TrainStep` and `TrainEval`.
+        cache: Rows that were tokenised before, in an inspection or another run.
+        views: How many rows the report of a dry run shows token by token.
+        emit: Gets `Notice`, `PrepareProgress`, `DataInspected`, `TrainStarted`, `TrainStep` and `TrainEval`.
         cancel: A request stops after the current step, a forced one inside it.
 
     Returns:
@@ -71,7 +76,9 @@ def train(
         StorageError: The adapter cannot be saved.
         CancelledOperation: It was cancelled before the first step was done; the model is as it was before.
     """
-    plan = plan_training(loaded, source, config, eval_source, emit, cancel)
+    plan = plan_training(
+        loaded, source, config, eval_source, emit, cancel, cache=cache, views=views if dry_run else 0
+    )
     with lent_model(loaded):
         set_seed(plan.args.seed)  # the adapter starts from random weights
         adapter = attach(loaded, config.name, plan.lora_to_attach(loaded), config.lora)

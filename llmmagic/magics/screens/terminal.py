@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markdown import Markdown
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.segment import Segment
 from rich.table import Table
@@ -15,7 +16,8 @@ from rich.text import Text
 from llmmagic.core.sanitize import one_line, strip_controls
 from llmmagic.magics.curve import sparkline
 from llmmagic.magics.screens.plain import PlainReplyScreen
-from llmmagic.magics.views.card import Bar, Card, CardStatus, Note
+from llmmagic.magics.tokens import visible
+from llmmagic.magics.views.card import Bar, Card, CardStatus, Note, RunKind, TokenRow
 from llmmagic.magics.views.reply import ReplyCard
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ def render_card(card: Card) -> RenderableType:
             table.add_row(Text("  " + one_line(name)), Text(one_line(value)))
         parts.append(table)
     parts += [_note(note) for note in card.notes]
+    parts += _tokens(card.tokens)
     return Group(*parts)
 
 
@@ -130,6 +133,32 @@ def render_reply(card: ReplyCard) -> RenderableType:
     if below := card.footer or card.status:
         parts.append(Text(one_line(below), style="dim"))
     return Group(*parts)
+
+
+_RUN_STYLE: dict[RunKind, str] = {"trained": "bold green", "masked": "dim", "cut": "strike red", "gap": "italic dim"}
+
+
+def _tokens(rows: tuple[TokenRow, ...]) -> list[RenderableType]:
+    """Rows token by token; bold, dim, struck through and reversed also say it without colours."""
+    if not rows:
+        return []
+    legend = Text.assemble(
+        "  ",
+        ("trained on", _RUN_STYLE["trained"]),
+        "  ",
+        ("masked: only read", _RUN_STYLE["masked"]),
+        "  ",
+        ("cut off by max_length", _RUN_STYLE["cut"]),
+        "  ",
+        ("special token", "reverse"),
+    )
+    parts: list[RenderableType] = [Text(), legend]
+    for row in rows:
+        text = Text()
+        for run in row.runs:
+            text.append(visible(run), _RUN_STYLE[run.kind] + (" reverse" if run.special else ""))
+        parts += [Text("\n  " + one_line(row.title), style="dim"), Padding(text, (0, 0, 0, 4))]
+    return parts
 
 
 def _bar(bar: Bar) -> RenderableType:

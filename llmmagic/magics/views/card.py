@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, Union
 
-from llmmagic.core.events import NoticeLevel
+from llmmagic.core.events import NoticeLevel, TokenKind
 
+RunKind: TypeAlias = Union[TokenKind, Literal["gap"]]
 CardStatus = Literal["running", "done", "stopped", "failed"]
 
 
@@ -48,6 +49,29 @@ class Note:
     level: NoticeLevel = "info"
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tokens in a row that look alike.
+
+    Attributes:
+        text: What they say.
+        kind: What becomes of them; ``gap`` stands for tokens that are not shown.
+        special: One special token.
+    """
+
+    text: str
+    kind: RunKind
+    special: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A row of training data, token by token."""
+
+    title: str
+    runs: tuple[Run, ...]
+
+
 STOPPING = Note("Stopping at the next safe point. Interrupt again to stop at once.")
 
 
@@ -63,6 +87,7 @@ class Card:
         curve: The loss so far.
         notes: Sentences.
         details: Name and value of what few people need; folded away where that is possible.
+        tokens: Rows of training data, token by token.
     """
 
     title: str
@@ -72,3 +97,4 @@ class Card:
     curve: Curve | None = None
     notes: tuple[Note, ...] = ()
     details: tuple[tuple[str, str], ...] = ()
+    tokens: tuple[TokenRow, ...] = ()

@@ -8,6 +8,7 @@ from typing_extensions import assert_never
 
 from llmmagic.core.events import (
     Cancelled,
+    DataInspected,
     DataReport,
     Notice,
     PrepareProgress,
@@ -19,6 +20,14 @@ from llmmagic.core.events import (
 )
 from llmmagic.magics.figures import bytes_text, count_text, rate_text, seconds_text
 from llmmagic.magics.views.card import STOPPING, Bar, Card, CardStatus, Curve, Note
+from llmmagic.magics.views.data import (
+    columns_text,
+    data_facts,
+    percent,
+    prepare_bar,
+    refusals,
+    token_row,
+)
 
 Facts = tuple[tuple[str, str], ...]
 _LEAST_SHARE = 5  # of the axis, as a fraction: a fifth
@@ -31,6 +40,7 @@ class TrainView:
         started: What is trained, once known.
         steps: Every step so far.
         evals: Every evaluation so far.
+        inspected: What became of the rows.
         finished: The last event of a run that trained.
     """
 
@@ -44,6 +54,7 @@ class TrainView:
         self.started: TrainStarted | None = None
         self.steps: list[TrainStep] = []
         self.evals: list[TrainEval] = []
+        self.inspected: DataInspected | None = None
         self.finished: TrainFinished | None = None
         self._name = name
         self._dry_run = dry_run
@@ -61,6 +72,8 @@ class TrainView:
                     self._notes.append(note)
             case PrepareProgress():
                 self._prepare = event
+            case DataInspected():
+                self.inspected = event
             case TrainStarted():
                 self.started = event
                 if self._dry_run:
@@ -94,25 +107,30 @@ class TrainView:
             title, facts = f"Dry run of {self._name}: nothing was trained", ()
         else:
             title, facts = f"{_VERBS[self._status]} {self._name}", self._figures()
+        report = self._whole_report()
+        notes = tuple(self._notes)
+        if self._stopping and self._status == "running":
+            notes += (STOPPING,)
         return Card(
             title=title,
             status=self._status,
             bars=() if self._status == "done" or self.finished else self._bars(),
-            facts=facts + self._what(),
+            facts=facts + self._what() if report is None else data_facts(report) + self._what(short=False),
             curve=self._curve(),
-            notes=(*self._notes, STOPPING) if self._stopping and self._status == "running" else tuple(self._notes),
+            notes=notes if report is None else notes + refusals(report.findings),
             details=() if self.started is None else tuple(self.started.settings.items()),
+            tokens=() if report is None else tuple(map(token_row, report.views)),
         )
+
+    def _whole_report(self) -> DataInspected | None:
+        """All that is known of the data, where that is what there is to see: after a dry run or a refusal."""
+        refused = self.started is None and self._status == "failed"
+        dry = self._dry_run and self._status == "done"
+        return self.inspected if dry or refused else None
 
     def _bars(self) -> tuple[Bar, ...]:
         if self.started is None:
-            if self._prepare is None:
-                return (Bar("Data", None),)
-            total, done = self._prepare.total, self._prepare.done
-            text = f"{done:,} rows" if total is None else f"{done:,} of {total:,} rows"
-            if self._prepare.detail:
-                text += f" · {self._prepare.detail}"
-            return (Bar("Data", done / total if total else None, text),)
+            return (prepare_bar(self._prepare),)
         if not self.steps:
             return (Bar("Steps", 0.0, f"0 of {self.started.total_steps:,}"),)
         last = self.steps[-1]
@@ -135,13 +153,13 @@ class TrainView:
             facts.append(("Memory", bytes_text(last.memory_bytes)))
         return tuple(facts)
 
-    def _what(self) -> Facts:
+    def _what(self, *, short: bool = True) -> Facts:
         if self.started is None:
             return ()
         started = self.started
         share = 100 * started.trainable_parameters / max(started.all_parameters, 1)
         return (
-            ("Data", _data(started.data)),
+            *(_short(started.data, ended=self.finished is not None) if short else ()),
             (
                 "Trains",
                 f"{count_text(started.trainable_parameters)} of {count_text(started.all_parameters)} "
@@ -203,12 +221,19 @@ def _exp(loss: float) -> str:
     return f"{math.exp(loss):.3g}" if loss < 50 else "∞"
 
 
+def _short(data: DataReport, *, ended: bool) -> Facts:
+    """The data in a line or two."""
+    facts: Facts = (("Data", _data(data)),)
+    return facts if ended or not data.columns else (*facts, ("Columns", columns_text(data)))
+
+
 def _data(data: DataReport) -> str:
     parts = [f"{data.rows:,} rows ({data.format}) from {data.source}"]
     if data.eval_rows:
         parts.append(f"{data.eval_rows:,} held out")
     if data.total_tokens:
-        parts.append(f"{count_text(data.total_tokens)} tokens, {count_text(data.trained_tokens)} of them trained on")
+        share = percent(data.trained_tokens, data.total_tokens)
+        parts.append(f"{count_text(data.total_tokens)} tokens, {share} of them trained on")
     if data.truncated_rows:
         parts.append(f"{data.truncated_rows:,} rows cut off")
     return "; ".join(parts)

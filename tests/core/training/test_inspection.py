@@ -9,11 +9,13 @@ import pytest
 
 from llmmagic.core.config import TrainConfig
 from llmmagic.core.errors import ConfigError, DataFormatError
-from llmmagic.core.events import DataInspected, Notice
+from llmmagic.core.events import DataInspected, Notice, PrepareProgress
 from llmmagic.core.models.loaded import LoadedModel
 from llmmagic.core.operation import CancelToken
 from llmmagic.core.training.inspection import inspect_data
+from llmmagic.core.training.prepared import TokenizedCache, content_of
 from llmmagic.core.training.run import train
+from llmmagic.core.training.sources import read_table
 from tests.core.training.conftest import Events
 
 ROWS = [{"question": f"Question {i}?", "answer": f"Answer {i}."} for i in range(6)]
@@ -146,3 +148,66 @@ def test_a_template_without_generation_marks_needs_none(llama2: LoadedModel) -> 
 def test_an_unknown_finding_cannot_be_allowed(tiny: LoadedModel) -> None:
     with pytest.raises(ConfigError, match=r"no finding 'empty-answers' to allow. Did you mean 'empty-answer'\?"):
         inspect(tiny, allow=("empty-answers",))
+
+
+def test_what_was_inspected_is_not_tokenised_again(tiny: LoadedModel, events: Events, tmp_path: Path) -> None:
+    cache, rows = TokenizedCache(), [dict(row) for row in ROWS]
+    options = {"max_steps": 1, "max_length": 200, "output_dir": str(tmp_path)}
+    config = TrainConfig(options=options)
+
+    def tokenised() -> list[str]:
+        names = [event.detail for event in events if isinstance(event, PrepareProgress)]
+        events.clear()
+        return [name for name in names if name.startswith("tokenize")]
+
+    def go(dry_run: bool = False, **changed: Any) -> None:
+        settings = TrainConfig(options={**options, **changed})
+        train(tiny, rows, settings, dry_run=dry_run, cache=cache, emit=events.append, cancel=CancelToken())
+
+    seen = inspect_data(tiny, rows, config, cache=cache, emit=events.append, cancel=CancelToken())
+    assert tokenised() == ["tokenize"]
+    go(dry_run=True)
+    reports = events.of(DataInspected)
+    assert reports == [seen]
+    assert tokenised() == []
+    go()
+    assert tokenised() == []
+    go(max_length=60)  # other settings, other tokens
+    assert tokenised() == ["tokenize"]
+    rows[2]["answer"] = "Another one."  # the same list, another content
+    go()
+    assert tokenised() == ["tokenize"]
+
+
+def test_the_report_before_a_training_comes_without_token_views(tiny: LoadedModel, events: Events) -> None:
+    try_to_train(tiny, events, ROWS)
+    (report,) = (event for event in events if isinstance(event, DataInspected))
+    assert report.views == ()
+    assert (report.rows, report.max_length) == (6, 1024)
+
+
+def test_the_report_of_rows_that_are_refused_comes_before_the_error(tiny: LoadedModel, events: Events) -> None:
+    with pytest.raises(DataFormatError):
+        try_to_train(tiny, events, [*ROWS, {"question": "Q", "answer": ""}])
+    (report,) = (event for event in events if isinstance(event, DataInspected))
+    assert names(report) == ["empty-answer"]
+
+
+def test_rows_are_known_by_their_content(tmp_path: Path) -> None:
+    import datasets
+    import numpy as np
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "a"}\n')
+    first = content_of(read_table(str(file)))
+    assert first == content_of(read_table(str(file)))
+    file.write_text('{"text": "b"}\n')
+    assert content_of(read_table(str(file))) != first
+    data = datasets.Dataset.from_list([{"text": "a"}, {"text": "b"}])
+    assert content_of(read_table(data)) == content_of(read_table(data))
+    assert content_of(read_table(data)) != content_of(read_table(data, split="[:1]"))
+    long = [{"messages": np.arange(5000)}, {"messages": np.arange(5000)}]
+    before = content_of(read_table(long))
+    long[1]["messages"][2500] = 0  # where a repr would leave it out
+    assert content_of(read_table(long)) != before
+    assert content_of(read_table([{"text": lambda: None}])) is None
