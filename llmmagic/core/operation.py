@@ -89,7 +89,12 @@ class Operation(Iterator[E]):
     """
 
     def __init__(
-        self, name: str, work: Callable[[Callable[[E], None], CancelToken], E], *, on_end: Callable[[], None]
+        self,
+        name: str,
+        work: Callable[[Callable[[E], None], CancelToken], E],
+        *,
+        on_end: Callable[[], None],
+        background: bool = False,
     ) -> None:
         """Start the work.
 
@@ -98,12 +103,13 @@ class Operation(Iterator[E]):
             work: Called in a thread with an ``emit`` for events and the cancel token; returns the last event.
             on_end: Called in that thread when the work is over, before the last event can be read: whoever reads that
                 finds the session free.
+            background: Nobody waits for its events: dropping it cancels it without a warning.
         """
         self.name = name
         self.token = CancelToken()
         self._events: queue.SimpleQueue[E | _End] = queue.SimpleQueue()
         self._ended = False
-        self._iterated = False
+        self._iterated = background
         # The thread must not hold the operation: dropping the last reference to it is how a loop is left.
         self._thread = threading.Thread(
             target=_run, args=(work, self._events, self.token, on_end), name=f"llmmagic-{name}", daemon=True
@@ -197,6 +203,10 @@ class Operation(Iterator[E]):
         if last is None:
             raise EngineError(f"The {self.name} operation was already read to its end.")
         return last
+
+    def join(self) -> None:
+        """Wait until the work is over, without reading its events or raising what it raised."""
+        self._thread.join()
 
     @property
     def running(self) -> bool:

@@ -31,6 +31,7 @@ class WindowPlan:
     report: WindowReport
 
 
+_SOON = 8  # prepared for when less than this part of the window is left: early costs idle time, late the user's
 _CLEARLY = 1.5  # times the window: too long, whatever an estimate of a few new messages is wrong by
 _FRAME_TOKENS = 8  # about what a template puts around a message
 
@@ -97,6 +98,7 @@ class ContextWindow:
         self.low_water = low_water
         self._surveyor = Surveyor(template)
         self._long: _Long | None = None
+        self._prepared: str | None = None  # the message that the next trimmed prompt begins with
 
     def plan(
         self,
@@ -153,6 +155,52 @@ class ContextWindow:
         messages = self.template.as_given([entry.message() for entry in job.entries(begin)])
         return WindowPlan(layout.ids(), messages, report)
 
+    def prepare(self, conversation: Conversation, *, reserve_tokens: int) -> list[int]:
+        """Settle where the prompt will begin once it no longer fits, if that is soon, so that it can be read ahead.
+
+        What will be said is not known. It is taken to be as long as what was usually said, and soon is when an eighth
+        of the window more than that would not fit. From then on a send that has to drop something drops just this, as
+        long as that is enough: the prompt then begins with what was read ahead, however long the message really is.
+
+        Args:
+            conversation: Whose active path ends with a reply.
+            reserve_tokens: What the next reply may need.
+
+        Returns:
+            The beginning of that prompt, up to where the message would begin; empty when all will fit, nothing may be
+            dropped, or no reply is there to go on from.
+
+        Raises:
+            ContextOverflowError: Not even the newest turn would fit.
+            ChatTemplateError: The template refuses the messages.
+        """
+        path = conversation.path()
+        if self.overflow == "stop" or not path or path[-1].role != "assistant":
+            return []
+        said = sorted((message.content for message in path if message.role == "user" and message.content), key=len)
+        usual = said[len(said) // 2] if said else "Hello"
+
+        def with_draft(draft: str) -> Candidates:
+            turns = turns_of(path, draft)
+            return Candidates(
+                self.template, self._surveyor, conversation.system, turns, suffix=None, generation_prompt=True
+            )
+
+        job = with_draft(usual)
+        start = _marked_start(path, job.turns, self.context_window)
+        before = self._before(job, path, start, reserve_tokens)
+        if before.total + reserve_tokens + self.context_window // _SOON <= self.context_window:
+            return []
+        self._prepared = None  # settled anew after each reply, or little room would be left in the end
+        begin, layout = self._trim(job, start, before, reserve_tokens)
+        if not job.turns[begin].messages:  # nothing but the message itself would be left
+            return []
+        self._prepared = job.turns[begin].messages[0].id
+        # Another text instead of the usual one: what both prompts begin with does not depend on it.
+        other = with_draft("?" if usual[:1] != "?" else "!").lay_out(begin).ids()
+        ids = layout.ids()
+        return ids[: next((i for i, pair in enumerate(zip(ids, other, strict=False)) if pair[0] != pair[1]), 0)]
+
     def _before(self, job: Candidates, path: list[Message], start: int, reserve: int) -> Layout:
         """The prompt if nothing more is dropped; only its total and shares count.
 
@@ -182,6 +230,14 @@ class ContextWindow:
             return start, layout
         if self.overflow == "stop":
             raise self._overflow(layout.total + reserve, job, layout, reserve, everything=True)
+        return self._trim(job, start, layout, reserve)
+
+    def _trim(self, job: Candidates, start: int, layout: Layout, reserve: int) -> tuple[int, Layout]:
+        """Likewise, for a prompt that has to get shorter."""
+        begins = (turn.messages[0].id if turn.messages else None for turn in job.turns)
+        prepared = next((i for i, begin in enumerate(begins) if begin is not None and begin == self._prepared), start)
+        if prepared > start and (tried := job.lay_out(prepared)).total + reserve <= self.context_window:
+            return prepared, tried
         for limit in (int(self.low_water * self.context_window), self.context_window):
             # The shares say where it should fit; the prompt itself says whether it does.
             left = layout.total

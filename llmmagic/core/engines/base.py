@@ -64,6 +64,24 @@ class Engine(Protocol):
         """
         ...
 
+    def prefill_ahead(self, prompt_ids: Sequence[int], cancel: CancelToken) -> int:
+        """Read what the next prompt may begin with, in idle time, so that its reply starts sooner.
+
+        What the last prompt left behind is kept beside it: the next prompt goes on from the one it has more in common
+        with, and comes out the same either way.
+
+        Args:
+            prompt_ids: (T,).
+            cancel: Heard within a fraction of a second; what was read until then is kept.
+
+        Returns:
+            How many tokens are ready now; 0 where nothing can be read ahead, for want of memory for instance.
+
+        Raises:
+            EngineError: It failed; the next reply starts as if nothing had been read.
+        """
+        return 0
+
     def reset(self) -> None:
         """Forget the KV cache: weights or adapter have changed."""
         ...

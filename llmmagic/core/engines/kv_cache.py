@@ -109,8 +109,7 @@ class KVCache:
             How many tokens are kept: at most T - 1, as the last one must be fed to get logits. A cache that held the
             whole prompt would have nothing to compute.
         """
-        limit = min(len(self.token_ids), len(prompt_ids) - 1)
-        kept = next((i for i in range(limit) if self.token_ids[i] != prompt_ids[i]), limit)
+        kept = min(self.common_prefix(prompt_ids), len(prompt_ids) - 1)
         removed = len(self.token_ids) - kept
         if not self.extensible or (removed and not self._croppable):
             kept = 0
@@ -121,6 +120,18 @@ class KVCache:
             self.past_key_values.crop(-removed)
             del self.token_ids[kept:]
         return kept
+
+    def common_prefix(self, prompt_ids: Sequence[int]) -> int:
+        """How many tokens at the beginning of a prompt (T,) the cache holds too."""
+        limit = min(len(self.token_ids), len(prompt_ids))
+        return next((i for i in range(limit) if self.token_ids[i] != prompt_ids[i]), limit)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of the keys and values of one token in all layers; 0 while nothing is in the cache."""
+        layers = [layer for layer in self.past_key_values.layers if getattr(layer, "is_initialized", False)]
+        held = sum(x.nbytes for layer in layers for x in (layer.keys, layer.values))
+        return held // len(self) if self.token_ids else 0
 
     @property
     def _croppable(self) -> bool:

@@ -31,6 +31,7 @@ from llmmagic.core.operation import CancelToken
 # The order of `llmmagic.core.engines.sampling`, so that settings mean the same.
 _SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
 _CHUNK_TOKENS = 256  # of a prompt, between two looks at the cancel token
+_AHEAD_CHUNK_TOKENS = 64  # likewise while nobody waits for a reply: whoever comes waits for one chunk
 _POLL_S = 0.1
 _SEEDS = 2**32 - 1  # llama.cpp takes 32 bits, and the highest number as "any"
 
@@ -97,6 +98,17 @@ class LlamaCppEngine(Engine):
     @override
     def close(self) -> None:
         self._server = None
+
+    @override
+    def prefill_ahead(self, prompt_ids: Sequence[int], cancel: CancelToken) -> int:
+        """See `Engine.prefill_ahead`. What the last prompt left behind is put aside by llama.cpp itself."""
+        check_prompt(prompt_ids, vocab_size=self._vocab_size, context_window=self._context_window)
+        ready = 0
+        while ready < len(prompt_ids) and not cancel.requested:
+            ready = min(ready + _AHEAD_CHUNK_TOKENS, len(prompt_ids))
+            for _ in self._stream(self._request(prompt_ids[:ready], GenerationConfig(), 0), cancel):
+                continue
+        return ready
 
     @override
     def generate(

@@ -25,6 +25,7 @@ from llmmagic.core.engines.sampling import Sampler
 from llmmagic.core.engines.sampling_settings import resolve_sampling
 from llmmagic.core.errors import EngineError
 from llmmagic.core.events import EngineEvent, FinishReason, PrefillProgress
+from llmmagic.core.models.memory import free_memory_bytes
 from llmmagic.core.operation import CancelToken
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 # Small enough that a cancel is heard within a second on a CPU, large enough for full speed.
 _CHUNK_TOKENS_CPU = 256
 _CHUNK_TOKENS_GPU = 2048
+# Whoever comes while a prompt is read ahead waits for one chunk.
+_AHEAD_CHUNK_TOKENS_CPU = 64
+_AHEAD_CHUNK_TOKENS_GPU = 512
+_AHEAD_SHARE = 0.25
+"""Of the free memory, at most this much goes into what is read ahead."""
 
 
 class TransformersEngine(Engine):
@@ -62,6 +68,7 @@ class TransformersEngine(Engine):
         """
         self._loaded = loaded
         self._kv_cache: KVCache | None = None
+        self._ahead: KVCache | None = None  # what was read in idle time, beside the cache of the last prompt
         self._weights: tuple[weakref.ref[Any], str | None] | None = None
 
     @property
@@ -81,7 +88,32 @@ class TransformersEngine(Engine):
 
     @override
     def reset(self) -> None:
-        self._kv_cache = None
+        self._kv_cache = self._ahead = None
+
+    @override
+    def prefill_ahead(self, prompt_ids: Sequence[int], cancel: CancelToken) -> int:
+        check_prompt(prompt_ids, vocab_size=self._loaded.info.vocab_size, context_window=self.context_window)
+        model = self._prepare_model()
+        current = self._cache_for(model, ())
+        if not current.extensible or current.common_prefix(prompt_ids) == len(prompt_ids):
+            return 0
+        device = model.get_input_embeddings().weight.device
+        free_bytes = free_memory_bytes(str(device))
+        if current.bytes_per_token * len(prompt_ids) > _AHEAD_SHARE * free_bytes:
+            return 0
+        self._ahead = self._ahead or KVCache(model.config)
+        runner = _Runner(model, self._ahead)
+        chunk = _AHEAD_CHUNK_TOKENS_CPU if device.type == "cpu" else _AHEAD_CHUNK_TOKENS_GPU
+        try:
+            for _ in runner.prefill(prompt_ids, cancel, chunk):
+                continue
+        except (RuntimeError, MemoryError) as err:
+            self._ahead = None
+            raise _engine_error(err, len(prompt_ids)) from err
+        except BaseException:
+            self._ahead = None
+            raise
+        return len(self._ahead)
 
     @override
     def close(self) -> None:
@@ -94,7 +126,7 @@ class TransformersEngine(Engine):
         reply = Reply(prompt_tokens=len(prompt_ids))
         room = check_prompt(prompt_ids, vocab_size=self._loaded.info.vocab_size, context_window=self.context_window)
         model = self._prepare_model()
-        runner = _Runner(model, self._cache_for(model))
+        runner = _Runner(model, self._cache_for(model, prompt_ids))
         try:
             logits = yield from runner.prefill(prompt_ids, cancel)
             reply.cached_tokens = runner.cached_tokens
@@ -117,13 +149,15 @@ class TransformersEngine(Engine):
             model.eval()
         return model
 
-    def _cache_for(self, model: Any) -> KVCache:
-        """The cache of these very weights: other weights or another adapter need another one."""
+    def _cache_for(self, model: Any, prompt_ids: Sequence[int]) -> KVCache:
+        """The cache of these very weights that a prompt goes on from: other weights or another adapter need others."""
         adapter = self._loaded.info.adapter
         same = self._weights is not None and self._weights[0]() is model and self._weights[1] == adapter
         if self._kv_cache is None or not same:
-            self._kv_cache = KVCache(model.config)
+            self._kv_cache, self._ahead = KVCache(model.config), None
             self._weights = (weakref.ref(model), adapter)
+        if self._ahead and self._ahead.common_prefix(prompt_ids) > self._kv_cache.common_prefix(prompt_ids):
+            self._kv_cache, self._ahead = self._ahead, None
         return self._kv_cache
 
     def _decode(
@@ -185,9 +219,9 @@ class _Runner:
             self._options["logits_to_keep"] = 1
 
     def prefill(
-        self, prompt_ids: Sequence[int], cancel: CancelToken
+        self, prompt_ids: Sequence[int], cancel: CancelToken, chunk: int | None = None
     ) -> Generator[PrefillProgress, None, torch.Tensor | None]:
-        """Read what is new in a prompt.
+        """Read what is new in a prompt, ``chunk`` tokens at a time.
 
         Yields:
             How far it is, before and after each chunk.
@@ -198,7 +232,7 @@ class _Runner:
         self.cached_tokens = self._kv_cache.keep_prefix_of(prompt_ids)
         total = len(prompt_ids)
         yield PrefillProgress(self.cached_tokens, total, self.cached_tokens)
-        chunk = _CHUNK_TOKENS_CPU if self._device.type == "cpu" else _CHUNK_TOKENS_GPU
+        chunk = chunk or (_CHUNK_TOKENS_CPU if self._device.type == "cpu" else _CHUNK_TOKENS_GPU)
         if not self._kv_cache.extensible:
             chunk = total
         logits: torch.Tensor | None = None

@@ -146,6 +146,13 @@ class WorkerEngine(Engine):
         yield from process.run(cancel, "generate", prompt_ids=list(prompt_ids), config=config)
 
     @override
+    def prefill_ahead(self, prompt_ids: Sequence[int], cancel: CancelToken) -> int:
+        result: dict[str, Any] = {}
+        for _ in self._living_process().run(cancel, "prefill_ahead", result, prompt_ids=list(prompt_ids)):
+            pass
+        return int(result["tokens"])
+
+    @override
     def reset(self) -> None:
         for _ in self._living_process().run(CancelToken(), "reset"):
             pass

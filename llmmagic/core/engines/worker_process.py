@@ -82,6 +82,8 @@ class Worker:
                 return {"result": self._load(request, cancel)}
             if request["op"] == "generate":
                 self._generate(request, cancel)
+            elif request["op"] == "prefill_ahead":
+                return {"result": {"tokens": self._engine().engine.prefill_ahead(request["prompt_ids"], cancel)}}
             else:
                 self._engine().engine.reset()
             return {"result": None}

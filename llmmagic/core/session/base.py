@@ -12,6 +12,7 @@ from llmmagic.core.errors import ModelNotLoadedError, SessionBusyError
 from llmmagic.core.events import ModelInfo
 from llmmagic.core.operation import CancelledOperation, CancelToken, Operation
 from llmmagic.core.session.conversations import Conversations
+from llmmagic.core.session.idle import ReadAhead
 
 if TYPE_CHECKING:
     from llmmagic.core.chat.store import ConversationStore
@@ -53,6 +54,7 @@ class SessionBase:
         self._token: CancelToken | None = None
         self._free = threading.Event()
         self._free.set()
+        self._ahead = ReadAhead()
         self._watchers: tuple[Callable[[], None], ...] = ()
 
     @property
@@ -121,6 +123,7 @@ class SessionBase:
 
         def run(emit: Emit[E], cancel: CancelToken) -> E:
             self._token = cancel
+            self._ahead.stop()
             try:
                 return work(emit, cancel)
             except CancelledOperation:
@@ -144,6 +147,7 @@ class SessionBase:
         """
         self._take(name)
         try:
+            self._ahead.stop()
             yield
         finally:
             self._release()
@@ -157,16 +161,19 @@ class SessionBase:
                 )
             self._busy = name
             self._free.clear()
+            self._ahead.cancel()
         self._tell()
 
     def _release(self) -> None:
         with self._lock:
             self._busy = self._token = None
             self._free.set()
+            self._ahead.start()
         self._tell()
 
     def _set_engine(self, opened: OpenedEngine | None, config: LoadConfig | None) -> None:
         """Put another engine in place and free the one that was there."""
+        self._ahead.stop()
         old, self._opened, self._config = self._opened, opened, config
         self._conversations.forget_windows()
         if old is None:

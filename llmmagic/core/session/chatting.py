@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmmagic.core.config import GenerationConfig, replace_known
 from llmmagic.core.errors import ConfigError
 from llmmagic.core.events import ChatEvent, ChatFinished, WindowReport
-from llmmagic.core.operation import Operation
-from llmmagic.core.session.base import SessionBase
+from llmmagic.core.operation import CancelToken, Operation
+from llmmagic.core.session.base import Emit, SessionBase
 from llmmagic.core.session.conversations import DEFAULT_CONVERSATION
-from llmmagic.core.session.turns import Turn, generate_reply, reserve_for
+from llmmagic.core.session.turns import Turn, generate_reply, next_prompt, reserve_for
 
 if TYPE_CHECKING:
     from llmmagic.core.chat.records import Summary
@@ -170,7 +169,13 @@ class ChatOperations(SessionBase):
             raise ConfigError("Settings come without a generation config, or inside it, not beside it.")
         chosen: GenerationConfig = generation or replace_known(GenerationConfig, settings)
         opened = self._require("Chatting")
-        return self._start("chat", partial(generate_reply, self._conversations, opened, turn, chosen))
+
+        def work(emit: Emit[ChatEvent], cancel: CancelToken) -> ChatEvent:
+            finished = generate_reply(self._conversations, opened, turn, chosen, emit, cancel)
+            self._ahead.plan(opened.engine, next_prompt(self._conversations, opened, turn, chosen))
+            return finished
+
+        return self._start("chat", work)
 
     # --- conversations --------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from llmmagic.core.config import GenerationConfig
-from llmmagic.core.errors import ContextOverflowError, LLMMagicError
+from llmmagic.core.errors import ChatTemplateError, ContextOverflowError, LLMMagicError
 from llmmagic.core.events import ChatEvent, ChatFinished, ChatStarted, GenerationFinished, PrefillProgress, TextDelta
 from llmmagic.core.operation import CancelToken
 from llmmagic.core.session.conversations import Conversations
@@ -92,6 +92,28 @@ def generate_reply(
         else:
             finished = event
     return _finish(conversations, opened, turn, started, finished)
+
+
+def next_prompt(
+    conversations: Conversations, opened: OpenedEngine, turn: Turn, generation: GenerationConfig
+) -> tuple[int, ...]:
+    """What the prompt after a turn will begin with, where the engine cannot go on from the last one.
+
+    Args:
+        conversations: Of the session.
+        opened: The engine and its template.
+        turn: The one that has just been answered.
+        generation: How the next reply will be sampled, as far as is known.
+
+    Returns:
+        Token ids (T,); none while the conversation still fits into the window.
+    """
+    talk = conversations.find(turn.conversation)
+    window = conversations.window(talk, opened)
+    try:
+        return tuple(window.prepare(talk, reserve_tokens=reserve_for(generation, opened.info.context_window)))
+    except (ContextOverflowError, ChatTemplateError):  # whoever writes next is told
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

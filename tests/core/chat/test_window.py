@@ -125,6 +125,45 @@ def test_trimming_goes_below_the_low_water_mark_so_that_the_next_turns_drop_noth
     assert len(set(beginnings)) < 12  # the prefix of the prompt, and its KV cache, live for several turns
 
 
+@pytest.mark.parametrize("name", ["chatml", "default-system", "llama-2", "gemma"])
+@pytest.mark.parametrize("said", ["?", "question 99", "question " * 6])
+def test_what_is_read_ahead_is_what_the_next_trimmed_prompt_begins_with(name: str, said: str) -> None:
+    window, talk = make(name, 500), Conversation()
+    ahead: list[int] = []
+    for i in range(40):
+        talk.add("user", f"question {i:02d}")
+        assert window.prepare(talk, reserve_tokens=40) == []  # no reply to go on from
+        talk.add("assistant", "answer", finish_reason="stop")
+        ahead = window.prepare(talk, reserve_tokens=40)
+        if ahead and window.plan(talk, draft=said, reserve_tokens=40).report.newly_dropped_turns:
+            break
+        assert not ahead or window.plan(talk, draft="", reserve_tokens=40).report.prompt_tokens > 350
+    forecast = window.plan(talk, draft=said, reserve_tokens=40)
+    talk.add("user", said)
+    sent = window.plan(talk, reserve_tokens=40)
+    assert sent.report.newly_dropped_turns == forecast.report.newly_dropped_turns > 0
+    assert sent.prompt_ids[: len(ahead)] == ahead
+    rest = window.template.decode(sent.prompt_ids[len(ahead) :])
+    assert len(rest) < len(said) + 40  # nothing but the message and what stands around it
+    assert sent.report.prompt_tokens + 40 <= 375 + len(said)  # the low-water mark, with what was not foreseen on top
+
+
+def test_nothing_is_read_ahead_where_nothing_may_be_dropped() -> None:
+    talk = talk_of(5)
+    assert make("chatml", 200, overflow="stop").prepare(talk, reserve_tokens=20) == []
+    assert make("chatml", 2000).prepare(talk, reserve_tokens=20) == []
+    assert make("chatml", 200).prepare(Conversation(), reserve_tokens=20) == []
+    assert make("chatml", 200).prepare(talk, reserve_tokens=20)
+
+
+def test_a_message_too_long_for_what_was_read_ahead_drops_more() -> None:
+    window, talk = make("chatml", 200), talk_of(5)
+    window.prepare(talk, reserve_tokens=20)
+    dropped = [window.plan(talk, draft="x" * n, reserve_tokens=20).report.newly_dropped_turns for n in (10, 40, 120)]
+    assert dropped == sorted(dropped)
+    assert dropped[0] == dropped[1] < dropped[2]
+
+
 def test_stop_refuses_with_the_figures_and_drops_nothing() -> None:
     window, talk = make("chatml", 200, overflow="stop"), talk_of(4)
     with pytest.raises(ContextOverflowError, match="do not fit into the context window of 200") as caught:

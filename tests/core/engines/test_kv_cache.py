@@ -168,6 +168,81 @@ def test_cache_equals_a_fresh_forward_in_random_conversations(model: Any, tokeni
     assert reused > 0
 
 
+def test_a_prompt_read_ahead_is_gone_on_from_and_the_other_cache_is_let_go(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_AHEAD_CHUNK_TOKENS_CPU", 16)
+    engine = TransformersEngine(as_loaded(model, tokenizer))
+    system, old, kept = list(b"Be brief. "), list(b"Something said long ago. " * 3), list(b"Said last. " * 4)
+    greedy = GenerationConfig(max_new_tokens=6, temperature=0)
+    first = check_turn(engine, model, system + old + kept, greedy)
+    before = held_ids(engine)
+
+    assert engine.prefill_ahead(system + kept, CancelToken()) == len(system + kept)
+    assert held_ids(engine) == before  # nothing of it is lost
+    check_turn(engine, model, system + old + kept, greedy)
+
+    trimmed = system + kept + list(b"And now?")
+    with recorded_logits(model) as logits:
+        last = list(engine.generate(trimmed, greedy, CancelToken()))[-1]
+    assert isinstance(last, GenerationFinished)
+    assert last.stats.cached_tokens == len(system + kept)
+    assert held_ids(engine) == trimmed + list(last.token_ids[:-1])
+    assert cache_lengths(engine) == {len(held_ids(engine))}
+    want = fresh_logits(model, held_ids(engine))[len(trimmed) - 1 :]
+    torch.testing.assert_close(torch.stack(logits[-len(last.token_ids) :]), want, atol=1e-4, rtol=0)
+    assert engine._ahead is None
+    assert first.token_ids
+
+
+def test_reading_ahead_goes_on_from_what_was_read_and_stops_at_a_chunk(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_AHEAD_CHUNK_TOKENS_CPU", 16)
+    engine = TransformersEngine(as_loaded(model, tokenizer))
+    ids = [5 + i % 90 for i in range(100)]
+    cancel = CancelToken()
+    fed: list[int] = []
+
+    def count(_module: Any, _args: Any, kwargs: dict[str, Any], _output: Any) -> None:
+        fed.append(kwargs["input_ids"].shape[1])
+        if len(fed) == 2:
+            cancel.request()
+
+    hook = model.register_forward_hook(count, with_kwargs=True)
+    try:
+        assert engine.prefill_ahead(ids, cancel) == 32
+        assert fed == [16, 16]
+        assert engine.prefill_ahead(ids, CancelToken()) == 100
+        assert fed[2:] == [16, 16, 16, 16, 4]
+    finally:
+        hook.remove()
+    last = list(engine.generate([*ids, 7], GenerationConfig(max_new_tokens=1), CancelToken()))[-1]
+    assert isinstance(last, GenerationFinished)
+    assert last.stats.cached_tokens == 100
+    assert engine.prefill_ahead(ids, CancelToken()) == 0  # the last prompt holds it already
+
+
+def test_what_was_read_ahead_is_dropped_with_the_weights_and_for_want_of_memory(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TransformersEngine(as_loaded(model, tokenizer))
+    greedy = GenerationConfig(max_new_tokens=2, temperature=0)
+    list(engine.generate(list(b"One"), greedy, CancelToken()))
+    assert engine.prefill_ahead(list(b"Another"), CancelToken()) == 7
+    engine.reset()
+    assert check_turn(engine, model, list(b"Another one"), greedy).stats.cached_tokens == 0
+    assert engine.prefill_ahead(list(b"Yet another"), CancelToken()) == 11
+    engine._loaded.info.adapter = "other"
+    last = list(engine.generate(list(b"Yet another one"), greedy, CancelToken()))[-1]
+    assert isinstance(last, GenerationFinished)
+    assert last.stats.cached_tokens == 0
+    monkeypatch.setattr(engine_module, "free_memory_bytes", lambda device: 4 * 1024 * 10)
+    # 2 layers, keys and values, 2 heads of 16 float32: 512 bytes a token; a quarter of what is free is 20 of them.
+    assert engine.prefill_ahead([1] * 21, CancelToken()) == 0
+    assert engine.prefill_ahead([1] * 20, CancelToken()) == 20
+
+
 @pytest.fixture(scope="module")
 def real(demo_folder: Path) -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_pretrained(demo_folder, dtype=torch.float32)

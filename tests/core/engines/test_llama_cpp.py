@@ -102,6 +102,21 @@ def test_the_prefix_is_reused_until_a_reset(engine: LlamaCppEngine) -> None:
     assert finished(engine, PROMPT, GREEDY).stats.cached_tokens == 0
 
 
+def test_reading_ahead_keeps_the_last_prompt(engine: LlamaCppEngine) -> None:
+    engine.reset()
+    last, ahead = [5 + i % 80 for i in range(200)], [7 + i % 70 for i in range(150)]
+    want = finished(engine, [*ahead, 3], GREEDY).token_ids
+    engine.reset()
+    finished(engine, last, GREEDY)
+    assert engine.prefill_ahead(ahead, CancelToken()) == len(ahead)
+    assert finished(engine, [*last, 9], GREEDY).stats.cached_tokens >= len(last)
+    again = finished(engine, [*ahead, 3], GREEDY)
+    assert (again.stats.cached_tokens, again.token_ids) == (len(ahead), want)
+    cancel = CancelToken()
+    cancel.request()
+    assert engine.prefill_ahead(last, cancel) == 0
+
+
 def test_a_long_prompt_is_read_with_progress_and_can_be_cancelled(engine: LlamaCppEngine) -> None:
     engine.reset()
     cancel = CancelToken()

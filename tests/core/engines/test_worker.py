@@ -103,6 +103,19 @@ def test_the_cache_lives_in_the_child_until_it_is_reset(opened: OpenedEngine, pr
     assert finished(opened.engine, prompt, short).stats.cached_tokens == 0
 
 
+def test_the_child_reads_ahead_beside_the_last_prompt(opened: OpenedEngine, prompt: list[int]) -> None:
+    short = GenerationConfig(max_new_tokens=2, temperature=0)
+    other = [*range(60, 90)] * 4
+    opened.engine.reset()
+    finished(opened.engine, prompt, short)
+    assert opened.engine.prefill_ahead(other, CancelToken()) == len(other)
+    assert finished(opened.engine, prompt, short).stats.cached_tokens == len(prompt) - 1
+    assert finished(opened.engine, [*other, 5], short).stats.cached_tokens == len(other)
+    cancelled = CancelToken()
+    cancelled.request()
+    assert opened.engine.prefill_ahead([7] * 1500, cancelled) < 1500
+
+
 def test_cancel_reaches_the_child(opened: OpenedEngine, prompt: list[int]) -> None:
     cancel = CancelToken()
     events = []
