@@ -247,7 +247,8 @@ class WindowReport:
         segments: In the order of the prompt, then reserve, then free.
         dropped_message_ids: All messages the model no longer sees, oldest first.
         newly_dropped_message_ids: Those of them that this send drops.
-        newly_dropped_tokens: What those took up in the window before this send.
+        newly_dropped_tokens: What those took up in the window before this send; ``None`` where they are thousands that
+            have never been counted (see `Session.message_tokens`).
         newly_dropped_turns: How many turns they are.
         message_tokens: What each message in the window takes up, its share of the template included; 0 for one that
             the template leaves out.
@@ -259,7 +260,7 @@ class WindowReport:
     segments: tuple[Segment, ...]
     dropped_message_ids: tuple[str, ...] = ()
     newly_dropped_message_ids: tuple[str, ...] = ()
-    newly_dropped_tokens: int = 0
+    newly_dropped_tokens: int | None = 0
     newly_dropped_turns: int = 0
     message_tokens: dict[str, int] = field(default_factory=dict)
 

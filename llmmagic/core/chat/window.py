@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
+from llmmagic.core.chat.counting import TurnCounter
 from llmmagic.core.chat.layout import DRAFT, Layout, Part, Surveyor
 from llmmagic.core.chat.messages import Message, WindowMark
 from llmmagic.core.chat.template import ChatTemplate
@@ -32,39 +34,9 @@ class WindowPlan:
 
 
 _SOON = 8  # prepared for when less than this part of the window is left: early costs idle time, late the user's
-_CLEARLY = 1.5  # times the window: too long, whatever an estimate of a few new messages is wrong by
-_FRAME_TOKENS = 8  # about what a template puts around a message
-
-
-@dataclass(frozen=True, slots=True)
-class _Long:
-    """A prompt that was far too long.
-
-    Attributes:
-        path: What it was made of, without the draft.
-        system: Likewise.
-        start: The turn it began with.
-        layout: The prompt.
-    """
-
-    path: list[Message]
-    system: str | None
-    start: int
-    layout: Layout
-
-    def holds_for(self, path: list[Message], system: str | None, start: int) -> bool:
-        """Whether another prompt is this one with messages added."""
-        return (system, start) == (self.system, self.start) and path[: len(self.path)] == self.path
-
-    def with_more(self, path: list[Message], draft: str | None, template: ChatTemplate) -> Layout:
-        """This prompt with messages and a draft added; their shares are estimates, the others exact."""
-        tokens = dict(self.layout.tokens)
-        total = self.layout.total - tokens.pop(DRAFT, 0)
-        added = {message.id: message.content for message in path[len(self.path) :]}
-        if draft is not None:
-            added[DRAFT] = draft
-        tokens.update((owner, template.count(text) + _FRAME_TOKENS) for owner, text in added.items())
-        return Layout("", [], total + sum(tokens[owner] for owner in added), tokens)
+_CLEARLY = 1.5  # times the window: whatever is older than that does not fit, however the template treats it
+_CHARACTERS, _FRAME_CHARACTERS = 6, 32  # that a token rarely has, and about what a template puts around a message
+_COUNT_AT_ONCE = 128  # turns: some hundredths of a second
 
 
 class ContextWindow:
@@ -97,7 +69,7 @@ class ContextWindow:
         self.overflow: Overflow = overflow
         self.low_water = low_water
         self._surveyor = Surveyor(template)
-        self._long: _Long | None = None
+        self._counter = TurnCounter(template, self._surveyor)
         self._prepared: str | None = None  # the message that the next trimmed prompt begins with
 
     def plan(
@@ -145,11 +117,13 @@ class ContextWindow:
         )
         start = _marked_start(path, turns, self.context_window)
         reserve = 0 if answered else reserve_tokens
-        before = self._before(job, path, start, reserve)
-        begin, layout = self._fit(job, start, before, reserve)
+        first, before = self._before(job, start, reserve)
+        begin, layout = self._fit(job, first, before, reserve)
         if answered:
             reserve = min(reserve_tokens, self.context_window - layout.total)
-        report = self._report(job, layout, before, start, begin, reserve)
+        newly = [index for index in range(start, begin) if not job.turns[index].pinned]
+        newly_tokens = self._newly_dropped_tokens(job, before, first if first == start else first + 1, newly)
+        report = self._report(job, layout, begin, reserve, newly, newly_tokens)
         if draft is None and not answered and begin > start:
             conversation.mark(path[-1].id, WindowMark(turns[begin].messages[0].id, self.context_window))
         messages = self.template.as_given([entry.message() for entry in job.entries(begin)])
@@ -188,11 +162,11 @@ class ContextWindow:
 
         job = with_draft(usual)
         start = _marked_start(path, job.turns, self.context_window)
-        before = self._before(job, path, start, reserve_tokens)
+        first, before = self._before(job, start, reserve_tokens)
         if before.total + reserve_tokens + self.context_window // _SOON <= self.context_window:
             return []
         self._prepared = None  # settled anew after each reply, or little room would be left in the end
-        begin, layout = self._trim(job, start, before, reserve_tokens)
+        begin, layout = self._trim(job, first, before, reserve_tokens)
         if not job.turns[begin].messages:  # nothing but the message itself would be left
             return []
         self._prepared = job.turns[begin].messages[0].id
@@ -201,21 +175,60 @@ class ContextWindow:
         ids = layout.ids()
         return ids[: next((i for i, pair in enumerate(zip(ids, other, strict=False)) if pair[0] != pair[1]), 0)]
 
-    def _before(self, job: Candidates, path: list[Message], start: int, reserve: int) -> Layout:
-        """The prompt if nothing more is dropped; only its total and shares count.
+    def count(self, conversation: Conversation, message_ids: Sequence[str]) -> dict[str, int]:
+        """Count messages that the window no longer has: what they took up while they were in it, and would again.
 
-        In a long conversation that has never been cut to this window, it is many times the window. Then it is not laid
-        out again for each letter of a draft: what is already known of it says that it does not fit.
+        Args:
+            conversation: Whose active path they are on.
+            message_ids: Any messages of it. Some hundred at a time: a thousand take a good part of a second.
+
+        Returns:
+            Tokens of each, its share of the template included. Ids that are not on the path are left out.
+
+        Raises:
+            ChatTemplateError: The template refuses the messages.
         """
-        long = self._long
-        if long is not None and self.overflow == "rolling" and long.holds_for(path, job.system, start):
-            layout = long.with_more(path, job.turns[-1].draft, self.template)
-            if layout.total + reserve > _CLEARLY * self.context_window:
-                return layout
-        layout = job.lay_out(start)
-        if layout.total + reserve > _CLEARLY * self.context_window:
-            self._long = _Long(path, job.system, start, layout)
-        return layout
+        wanted = frozenset(message_ids)
+        turns = turns_of(conversation.path(), None)
+        indices = [index for index, turn in enumerate(turns) if not wanted.isdisjoint(turn.owners)]
+        counts = self._counter.count(conversation.system, turns, indices)
+        return {owner: counts[owner] for owner in message_ids if owner in counts}
+
+    def _before(self, job: Candidates, start: int, reserve: int) -> tuple[int, Layout]:
+        """The prompt if nothing more is dropped, or as many of its newest turns as say that it is too long.
+
+        A conversation that has never been cut to this window can be many times as long. Then only its end is laid out.
+
+        Returns:
+            The turn it begins with, and the prompt.
+        """
+        room = int(_CLEARLY * self.context_window)
+        characters = room * _CHARACTERS
+        while True:
+            first = start if self.overflow == "stop" else _reaching(job.turns, characters, start)
+            layout = job.lay_out(first)
+            if first == start or layout.total + reserve > room:
+                return first, layout
+            characters *= 2
+
+    def _newly_dropped_tokens(self, job: Candidates, before: Layout, laid_out: int, newly: Sequence[int]) -> int | None:
+        """What turns took up that are dropped now.
+
+        Args:
+            job: All turns.
+            before: A prompt that has some of them.
+            laid_out: The first turn whose share in it is the one it has among all others.
+            newly: The turns, as indices.
+
+        Returns:
+            Tokens; ``None`` if so many have never been counted that it would take too long now.
+        """
+        older = [index for index in newly if index < laid_out]
+        missing = self._counter.missing(job.system, job.turns, older)
+        if next(islice(missing, _COUNT_AT_ONCE, None), None) is not None:
+            return None
+        shares = before.tokens | self._counter.count(job.system, job.turns, older)
+        return sum(shares.get(owner, 0) for index in newly for owner in job.turns[index].owners)
 
     def _fit(self, job: Candidates, start: int, layout: Layout, reserve: int) -> tuple[int, Layout]:
         """Find the first turn that stays.
@@ -280,9 +293,14 @@ class ContextWindow:
         )
 
     def _report(
-        self, job: Candidates, layout: Layout, before: Layout, start: int, begin: int, reserve: int
+        self,
+        job: Candidates,
+        layout: Layout,
+        begin: int,
+        reserve: int,
+        newly: Sequence[int],
+        newly_tokens: int | None,
     ) -> WindowReport:
-        newly = [turn for turn in job.turns[start:begin] if not turn.pinned]
         dropped = [turn for turn in job.turns[:begin] if not turn.pinned]
         return WindowReport(
             context_window=self.context_window,
@@ -294,8 +312,8 @@ class ContextWindow:
                 Segment("free", self.context_window - layout.total - reserve, label="free"),
             ),
             dropped_message_ids=tuple(owner for turn in dropped for owner in turn.owners),
-            newly_dropped_message_ids=tuple(owner for turn in newly for owner in turn.owners),
-            newly_dropped_tokens=sum(before.tokens.get(owner, 0) for turn in newly for owner in turn.owners),
+            newly_dropped_message_ids=tuple(owner for index in newly for owner in job.turns[index].owners),
+            newly_dropped_tokens=newly_tokens,
             newly_dropped_turns=len(newly),
             message_tokens={
                 owner: layout.tokens.get(owner, 0)
@@ -304,6 +322,15 @@ class ContextWindow:
                 if owner != DRAFT
             },
         )
+
+
+def _reaching(turns: Sequence[Turn], characters: int, start: int) -> int:
+    """The newest turns that have so many characters together, from a turn on: the first of them."""
+    for index in range(len(turns) - 1, start, -1):
+        characters -= sum(len(part.text) + _FRAME_CHARACTERS for _, part in turns[index].parts())
+        if characters <= 0:
+            return index
+    return start
 
 
 def _marked_start(path: Sequence[Message], turns: Sequence[Turn], context_window: int) -> int:

@@ -65,8 +65,9 @@ def view_window(report: WindowReport, *, sent: bool = False) -> WindowView:
         sums[segment.kind] += segment.tokens
     forecast = ""
     if report.newly_dropped_turns and not sent:
-        turns = "1 turn" if report.newly_dropped_turns == 1 else f"{report.newly_dropped_turns} turns"
-        forecast = f"Sending drops {turns} ({report.newly_dropped_tokens:,} tokens)."
+        turns = "1 turn" if report.newly_dropped_turns == 1 else f"{report.newly_dropped_turns:,} turns"
+        count = report.newly_dropped_tokens
+        forecast = f"Sending drops {turns}{'' if count is None else f' ({count:,} tokens)'}."
     messages = "1 message" if len(out) == 1 else f"{len(out)} messages"
     percent = 100 * report.prompt_tokens / report.context_window
     return WindowView(

@@ -246,3 +246,24 @@ class ChatOperations(SessionBase):
         opened = self._require("Counting tokens")
         reserve = reserve_for(generation or GenerationConfig(), opened.info.context_window)
         return self._conversations.plan(conversation, opened, draft=draft, reserve_tokens=reserve).report
+
+    def message_tokens(self, message_ids: Sequence[str], conversation: str = DEFAULT_CONVERSATION) -> dict[str, int]:
+        """What messages take up, those too that have fallen out of the window. May be called at any time.
+
+        Args:
+            message_ids: Messages of the active path; some hundred at a time: a thousand take a good
+                part of a second.
+            conversation: Its name.
+
+        Returns:
+            Tokens of each as they are in a prompt that has them, the template's share included. What is not on the path
+            is left out.
+
+        Raises:
+            ModelNotLoadedError: No model is loaded: nobody can count.
+            ConversationNotFoundError: There is none of that name.
+            ChatTemplateError: The model's template refuses the messages.
+        """
+        opened = self._require("Counting tokens")
+        talk = self._conversations.find(conversation)
+        return self._conversations.window(talk, opened).count(talk, message_ids)

@@ -120,6 +120,7 @@ def _reason(reason: FinishReason, completion_tokens: int) -> str:
             assert_never(reason)
 
 
-def _dropped(turns: int, tokens: int) -> Note:
-    what = "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
-    return Note(f"The context window is full: the model no longer sees {what} ({tokens:,} tokens).")
+def _dropped(turns: int, tokens: int | None) -> Note:
+    what = "the oldest turn" if turns == 1 else f"the {turns:,} oldest turns"
+    figures = "" if tokens is None else f" ({tokens:,} tokens)"
+    return Note(f"The context window is full: the model no longer sees {what}{figures}.")

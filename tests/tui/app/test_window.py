@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from textual.widgets import DataTable
 
 from llmmagic.core.chat.store import ConversationStore
 from llmmagic.core.chat.tree import Conversation
 from llmmagic.core.config import GenerationConfig
 from llmmagic_tui.screens.context import ContextScreen
-from tests.tui.app.helpers import chat_app
+from llmmagic_tui.widgets.window_table import WindowTable
+from tests.tui.app.helpers import Chat, chat_app
 
 SHORT = GenerationConfig(temperature=0, max_new_tokens=16)
 
@@ -98,25 +98,62 @@ async def test_the_stop_policy_refuses_and_can_be_changed(talk: Conversation) ->
         assert chat.screen.active.bar.message.startswith("Sending drops")
 
 
+def rows_of(chat: Chat) -> list[tuple[str, ...]]:
+    """What the rows of the detail view say."""
+    assert isinstance(chat.app.screen, ContextScreen)
+    table = chat.app.screen.query_one(WindowTable)
+    return [table.cells(index) for index in range(len(table.rows))]
+
+
+def figure(cell: str) -> int:
+    return int(cell.replace(",", ""))
+
+
 async def test_the_detail_screen_has_a_row_for_each_message(talk: Conversation) -> None:
     async with chat_app(conversation=talk.id, context=520, generation=SHORT) as chat:
         chat.screen.composer.text = "x" * 100
         await chat.settled()
         report = chat.screen.active.report
         await chat.press("f2")
-        assert isinstance(chat.app.screen, ContextScreen)
-        table = chat.app.screen.query_one(DataTable)
-        rows = [[str(cell) for cell in table.get_row_at(index)] for index in range(table.row_count)]
+        await chat.settled()
+        rows = rows_of(chat)
         messages = [row for row in rows if row[0]]
         assert len(messages) == 6
         inside = [row for row in messages if row[4].startswith("in")]
-        assert [int(row[2].replace(",", "")) for row in inside] == [
+        assert [figure(row[2]) for row in inside] == [
             report.message_tokens[m.id] for m in chat.path if m.id not in report.dropped_message_ids
         ]
         outside = [row for row in messages if row[4] == "drops when sent"]
         assert len(outside) == len(report.newly_dropped_message_ids)
+        assert sum(figure(row[2]) for row in outside) == report.newly_dropped_tokens
         # Every token of the window is in a row.
-        counted = sum(int(row[2].replace(",", "")) for row in rows if row[2].strip() and row not in outside)
+        counted = sum(figure(row[2]) for row in rows if row[2] and row not in outside)
         assert counted == report.context_window
         await chat.press("escape")
         assert not isinstance(chat.app.screen, ContextScreen)
+
+
+async def test_the_detail_of_a_long_conversation_begins_where_the_window_does_and_counts_all(
+    store: ConversationStore,
+) -> None:
+    long = Conversation()
+    for number in range(600):
+        long.add("user", f"question {number}")
+        long.add("assistant", "answer", finish_reason="stop")
+    store.save(long.head, list(long))
+    async with chat_app(conversation=long.id, context=520, generation=SHORT) as chat:
+        await chat.settled()
+        report = chat.screen.active.report
+        assert report.newly_dropped_turns > 580
+        # Counted in the background, after the window was shown without that figure.
+        assert f"({report.newly_dropped_tokens:,} tokens)" in chat.screen.active.bar.message
+        await chat.press("f2")
+        await chat.until(lambda: all(row[2] != "…" for row in rows_of(chat)))
+        outside = [row for row in rows_of(chat) if row[4] == "drops when sent"]
+        assert sum(figure(row[2]) for row in outside) == report.newly_dropped_tokens
+        table = chat.app.screen.query_one(WindowTable)
+        seen = [table.render_line(y).text for y in range(table.size.height)]
+        assert "drops when sent" in seen[0]
+        assert any("the window begins here" in line for line in seen)
+        first = next(m for m in chat.path if m.id not in report.dropped_message_ids)
+        assert any(first.content in line for line in seen)

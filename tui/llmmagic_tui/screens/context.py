@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import DataTable, Label, Static
+from textual.widgets import Label, Static
 
-from llmmagic.core.sanitize import one_line
-from llmmagic_tui.themes import Inks
+from llmmagic.core.chat.words import view_window
+from llmmagic.core.errors import LLMMagicError
 from llmmagic_tui.widgets.context_bar import ContextBar
+from llmmagic_tui.widgets.window_table import Row, TableHead, WindowTable
 
 if TYPE_CHECKING:
     from llmmagic.core.chat.messages import Message
     from llmmagic.core.events import WindowReport
 
-_COLUMNS = 54  # cells that the columns before the text take, with the space around each
-_LEAST_TEXT = 12
-_FRAME = {"template": "template", "system": "system", "draft": "draft", "reserve": "reserve", "free": "free"}
+Count: TypeAlias = "Callable[[Sequence[str]], Mapping[str, int]]"
+_AT_ONCE = 200  # messages: some hundredths of a second
 
 
 class ContextScreen(ModalScreen[None]):
@@ -33,24 +34,28 @@ class ContextScreen(ModalScreen[None]):
         Binding("escape,q,f2", "app.pop_screen", "Close", id="context_close", priority=True)
     ]
 
-    def __init__(self, report: WindowReport, messages: Sequence[Message], system: str | None) -> None:
+    def __init__(self, report: WindowReport, messages: Sequence[Message], system: str | None, count: Count) -> None:
         """Set what is shown.
 
         Args:
             report: The figures.
             messages: The active path.
             system: The system prompt of the conversation, if it has one of its own.
+            count: Gives the tokens of messages that are not in the window, by id. It is called in another thread.
         """
         super().__init__()
         self._report, self._messages, self._system = report, messages, system
+        self._count = count
 
     def compose(self) -> ComposeResult:
         """Sums, bar, table."""
+        rows, first = self._rows()
         with Vertical(classes="dialog -wide"):
             yield Label("Context window", classes="dialog-title", markup=False)
-            yield Static(Text(self._summary()), classes="dialog-note")
+            yield Static(Text(self._summary()), classes="dialog-note", id="sums")
             yield ContextBar()
-            yield DataTable(cursor_type="row", zebra_stripes=True, id="rows")
+            yield TableHead()
+            yield WindowTable(self._report.context_window, rows, first=first)
 
     def _summary(self) -> str:
         report = self._report
@@ -60,61 +65,57 @@ class ContextScreen(ModalScreen[None]):
         )
 
     def on_mount(self) -> None:
-        """Show the sums; the table needs its width first, which it has once it is laid out."""
+        """Show the sums, and count what is out."""
         self.query_one(ContextBar).show(self._report)
-        self.query_one(DataTable).focus()
-        self.call_after_refresh(self._fill)
+        self.query_one(WindowTable).focus()
+        if self._out:
+            self.run_worker(self._count_out(), group="count")
 
-    def _fill(self) -> None:
-        """Fill the table and go to its end: the newest messages are the interesting ones."""
-        table = self.query_one(DataTable)
-        self._room = max(table.size.width - table.styles.scrollbar_size_vertical - _COLUMNS, _LEAST_TEXT)
-        table.add_column("#", width=4)
-        table.add_column("who", width=9)
-        table.add_column("tokens", width=8)
-        table.add_column("share", width=6)
-        table.add_column("window", width=15)
-        table.add_column("text", width=self._room)
-        for row in self._rows(Inks.of(self.app.get_css_variables())):
-            table.add_row(*row)
-        table.move_cursor(row=table.row_count - 1, scroll=True)
+    @property
+    def _out(self) -> list[str]:
+        """Messages that are not in the window the report is about, newest first."""
+        dropped = set(self._report.dropped_message_ids)
+        return [message.id for message in reversed(self._messages) if message.id in dropped]
 
-    def _rows(self, inks: Inks) -> list[tuple[Text, ...]]:
+    async def _count_out(self) -> None:
+        out, table, total = self._out, self.query_one(WindowTable), 0
+        for begin in range(0, len(out), _AT_ONCE):
+            try:
+                tokens = await asyncio.to_thread(self._count, out[begin : begin + _AT_ONCE])
+            except LLMMagicError:  # the model is gone, or its template refuses them: their figures stay open
+                return
+            table.count(tokens)
+            total += sum(tokens.values())
+        messages = "1 message" if len(out) == 1 else f"{len(out):,} messages"
+        self.query_one("#sums", Static).update(Text(f"{self._summary()}; out: {messages}, {total:,} tokens"))
+
+    def _rows(self) -> tuple[list[Row], int]:
+        """The rows, and the one where the window begins."""
         report = self._report
-        out, leaving = set(report.dropped_message_ids), set(report.newly_dropped_message_ids)
-        rows: list[tuple[Text, ...]] = []
-        sums = dict.fromkeys(_FRAME, 0)
-        for segment in report.segments:
-            if segment.kind in sums:
-                sums[segment.kind] += segment.tokens
-        excerpts = {"system": self._system or "(the template's own)"}
-
-        def row(number: str, who: str, tokens: int | None, state: str, text: str, ink: str = "text") -> None:
-            style = getattr(inks, ink)
-            # What is out takes no share of the window.
-            share = (
-                ""
-                if tokens is None or state in ("out", "drops when sent")
-                else f"{100 * tokens / report.context_window:.1f}%"
-            )
-            figure = "" if tokens is None else f"{tokens:,}"
-            cells = (number, who, figure.rjust(8), share.rjust(6), state, one_line(text, self._room))
-            rows.append(tuple(Text(cell, style) for cell in cells))
-
-        for kind in ("template", "system"):
-            if sums[kind]:
-                row("", _FRAME[kind], sums[kind], "in", excerpts.get(kind, ""), "muted")
+        view = view_window(report)
+        sums = view.sums
+        frame = [Row("template", sums["template"], "muted", state="in")] if "template" in sums else []
+        if "system" in sums:
+            words = self._system or "(the template's own)"
+            frame.append(Row("system", sums["system"], "muted", state="in", text=words))
+        rows: list[Row] = []
+        first = 0
         for number, message in enumerate(self._messages, 1):
             tokens = report.message_tokens.get(message.id)
             state, ink = "in", "text"
-            if message.id in leaving:
+            if message.id in view.leaving:
                 state, ink = "drops when sent", "warning"
-            elif message.id in out:
+            elif message.id in view.out:
                 state, ink = "out", "faint"
             elif message.pinned:
                 state, ink = "in, pinned", "pinned"
-            row(str(number), message.role, tokens, state, message.content, ink)
-        for kind in ("draft", "reserve", "free"):
-            if sums[kind]:
-                row("", _FRAME[kind], sums[kind], "", "", "muted")
-        return rows
+            rows.append(Row(message.role, tokens, ink, number, state, message.content, message.id))
+            if state in ("out", "drops when sent"):
+                first = len(rows)
+        # What the model sees first stands where the window begins, and not some thousand rows above it.
+        if first:
+            frame.insert(0, Row("", None, "faint", text=view.cut or "with this message sent, the window begins here"))
+        rows[first:first] = frame
+        kinds = (("draft", "draft"), ("reserve", "reserve"), ("free", "free"))
+        rows += [Row(who, sums[kind], "muted") for kind, who in kinds if kind in sums]
+        return rows, first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmmagic_tui.backend import Backend
 
 _ERROR_S = 8.0
+_AT_ONCE = 200  # messages: some hundredths of a second
 
 
 class ChatBase(Screen[None]):
@@ -47,6 +48,7 @@ class ChatBase(Screen[None]):
         self.to_both = False
         self.running: Operation[Any] | None = None
         self._counting: dict[str, bool] = {}  # pane id -> whether to count once more
+        self._counting_old: set[str] = set()  # conversations whose dropped messages are being counted
         self._draft_changed = False
 
     # --- what is on screen ------------------------------------------------------------------------------------------
@@ -164,3 +166,22 @@ class ChatBase(Screen[None]):
         else:
             if pane.conversation_id == conversation_id:
                 pane.show_window(report)
+                if report.newly_dropped_tokens is None and conversation_id not in self._counting_old:
+                    ids = report.newly_dropped_message_ids
+                    self.spawn(partial(self._count_old, conversation_id, ids), "count-old")
+
+    async def _count_old(self, conversation_id: str, message_ids: Sequence[str]) -> None:
+        """Count what a long conversation drops, which takes a while the first time, then show the window again."""
+        session = self.backend.session
+        self._counting_old.add(conversation_id)
+        try:
+            for begin in range(0, len(message_ids), _AT_ONCE):
+                part = message_ids[begin : begin + _AT_ONCE]
+                await asyncio.to_thread(session.message_tokens, part, conversation_id)
+                if all(pane.conversation_id != conversation_id for pane in self.shown):
+                    return
+        except LLMMagicError:  # the model is gone meanwhile: another one counts anew
+            return
+        finally:
+            self._counting_old.discard(conversation_id)
+        self.refresh_windows()

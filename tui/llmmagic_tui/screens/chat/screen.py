@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events, on
@@ -173,11 +174,15 @@ class ChatScreen(Library):
         """The context window, message by message."""
         from llmmagic_tui.screens.context import ContextScreen
 
-        pane = self.active
-        if pane.conversation is None or pane.report is None:
+        talk, report = self.active.conversation, self.active.report
+        if talk is None or report is None:
             self.say("The window can be counted once a model is loaded.")
             return
-        self.app.push_screen(ContextScreen(pane.report, pane.conversation.path(), pane.conversation.system))
+
+        def count(message_ids: Sequence[str]) -> dict[str, int]:
+            return self.backend.session.message_tokens(message_ids, talk.id)
+
+        self.app.push_screen(ContextScreen(report, talk.path(), talk.system, count))
 
     def action_settings(self) -> None:
         """Sampling, reply length, overflow."""
