@@ -125,15 +125,20 @@ def _line(event: LoadEvent | TrainEvent) -> str:
         case TrainStep():
             loss = "" if event.loss is None else f" loss {event.loss:.4f}"
             return (
-                f"step {event.step}/{event.total_steps}{loss} lr {event.learning_rate:.2e} "
+                f"step {event.step}/{event.total_steps}{loss}{_metrics(event.metrics)} lr {event.learning_rate:.2e} "
                 f"{event.tokens_per_s:.0f} tokens/s, {event.eta_s:.0f} s left"
             )
         case TrainEval():
-            return f"held-out loss {event.loss:.4f} (perplexity {event.perplexity:.2f}) after step {event.step}"
+            perplexity = "" if event.perplexity is None else f" (perplexity {event.perplexity:.2f})"
+            return f"held-out loss {event.loss:.4f}{perplexity}{_metrics(event.metrics)} after step {event.step}"
         case TrainFinished():
             return f"{event.reason} after {event.steps} steps; adapter saved to {event.adapter_dir}"
         case _:
             assert_never(event)
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return "".join(f" {name} {value:.4f}" for name, value in metrics.items())
 
 
 if __name__ == "__main__":

@@ -11,15 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from llmmagic.core.errors import ConfigError, did_you_mean
 
 Quantization = Literal["auto", "nf4", "fp4", "int8", "none"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 DenseCopy = Literal["auto", "on", "off"]
-EngineName = Literal["auto", "transformers", "llama.cpp"]
+EngineName = Literal["auto", "transformers", "llama.cpp", "openai"]
+GGUFType = Literal["auto", "q8_0", "q4_0", "f16", "bf16", "f32"]
+SaveFormat = Literal["adapter", "merged", "gguf"]
 Overflow = Literal["rolling", "stop"]
 Recipe = Literal["default", "tutorial"]
+MethodName = Literal["sft", "pretrain", "dpo", "kto", "grpo"]
+Peft = Literal["auto", "lora", "none"]
 
 CACHE_ENV = "LLMMAGIC_CACHE_DIR"
 DATA_ENV = "LLMMAGIC_DATA_DIR"
@@ -50,6 +55,31 @@ def _check_whole(name: str, value: int | None) -> None:
         raise ConfigError(f"{name} must be a whole number, got {value!r}.")
 
 
+def check_address(address: str) -> None:
+    """Refuse what is no address of a server.
+
+    Args:
+        address: ``http://127.0.0.1:8000/v1``.
+
+    Raises:
+        ConfigError: It is none. What may be a password is not repeated.
+    """
+    hint = "Write it like http://127.0.0.1:8000/v1."
+    try:
+        parts = urlsplit(address.strip())
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise ConfigError("base_url is no address.", hint=hint) from None
+    if "@" in parts.netloc:
+        raise ConfigError(
+            "base_url must not hold a name or password.", hint="The key comes from LLMMAGIC_API_KEY or the keyring."
+        )
+    if not valid or any(char.isspace() for char in address.strip()):
+        raise ConfigError(f"base_url must begin with http:// or https://, got {address!r}.", hint=hint)
+    if parts.query or parts.fragment:
+        raise ConfigError("base_url must not hold a query (?...) or a fragment (#...).", hint=hint)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadConfig:
     """Which model to load, and how.
@@ -76,14 +106,24 @@ class LoadConfig:
     """Let the model's repository run its own Python code. Only ever set by the user, by name."""
     engine: EngineName = "auto"
     """Who generates. ``auto`` is transformers, which can train; ``llama.cpp`` only chats, and is many times faster on a
-    CPU. In a worker process, which never trains, ``auto`` takes llama.cpp where there is no GPU."""
+    CPU. In a worker process, which never trains, ``auto`` takes llama.cpp where there is no GPU. ``openai`` leaves it
+    to a server (`base_url`)."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server, ``http://127.0.0.1:8000/v1`` for instance; the engine is then ``openai``,
+    and `model_id` one of the server's names, or empty for the first of them."""
+    key_over_http: bool = False
+    """Send the key over plain http to another machine, where everybody on the way can read it."""
+    gguf_type: GGUFType = "auto"
+    """What the weights become when a model is converted for llama.cpp. ``auto`` is ``q8_0`` (8.5 bits a weight, next to
+    no loss); ``q4_0`` (4.5 bits) where memory holds no more."""
     dense_copy: DenseCopy = "auto"
     """4-bit weights on a CPU: keep a dequantised copy of them, for the same numbers several times faster."""
     force: bool = False
     """Load anew even when exactly this is loaded already."""
 
     def __post_init__(self) -> None:
-        if not self.model_id or not self.model_id.strip():
+        self._check_server()
+        if self.engine != "openai" and not (self.model_id and self.model_id.strip()):
             raise ConfigError(
                 "No model was named.", hint="Give a Hub id (org/name), a folder, a .gguf file, demo or tiny-random."
             )
@@ -91,11 +131,42 @@ class LoadConfig:
         _check_choice("dtype", self.dtype, get_args(DType))
         _check_choice("dense_copy", self.dense_copy, get_args(DenseCopy))
         _check_choice("engine", self.engine, get_args(EngineName))
+        _check_choice("gguf_type", self.gguf_type, get_args(GGUFType))
+        if self.gguf_type != "auto" and self.engine not in ("auto", "llama.cpp"):
+            raise ConfigError(f"gguf_type={self.gguf_type} is for the llama.cpp engine, not for {self.engine}.")
         device, _, index = self.device.partition(":")
         if device not in ("auto", "cpu", "cuda", "mps") or (index and not (device == "cuda" and index.isdigit())):
             raise ConfigError(f"device must be auto, cpu, cuda, cuda:N or mps, got {self.device!r}.")
         _check_whole("max_context", self.max_context)
         _check_range("max_context", self.max_context, 16, None)
+
+    @property
+    def title(self) -> str:
+        """What to call it before it is loaded."""
+        return self.model_id if self.base_url is None else f"{self.model_id or 'the model'} at {self.base_url}"
+
+    def _check_server(self) -> None:
+        if self.base_url is not None and self.engine == "auto":
+            object.__setattr__(self, "engine", "openai")
+        if self.engine != "openai":
+            if self.base_url is not None:
+                raise ConfigError(
+                    f"base_url is for the openai engine, not for {self.engine}.", hint="Leave the engine out."
+                )
+            return
+        if self.base_url is None:
+            raise ConfigError(
+                "The openai engine needs the address of a server (base_url, --base-url).",
+                hint="For instance http://127.0.0.1:8000/v1 (vLLM) or http://127.0.0.1:8080/v1 (llama-server).",
+            )
+        check_address(self.base_url)
+        ours = {"quantization": "auto", "dtype": "auto", "device": "auto", "adapter": None, "revision": None}
+        for name, default in ours.items():
+            if getattr(self, name) != default:
+                raise ConfigError(
+                    f"{name} cannot be set for a model that runs on a server.",
+                    hint="The server was started with it, or offers an adapter under a name of its own.",
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +224,9 @@ class TrainConfig:
 
     name: str = "adapter"
     """Name of the adapter."""
+    method: MethodName = "sft"
+    """``sft``: learn given answers. ``pretrain``: raw text. ``dpo``: preferred answers. ``kto``: answers rated good or
+    bad. ``grpo``: its own answers, by what reward functions think of them."""
     recipe: Recipe = "default"
     """``tutorial`` is the classic setting of the 2023 Llama-2 tutorials; see ``llmmagic.core.training.recipes``."""
     split: str | None = None
@@ -165,13 +239,30 @@ class TrainConfig:
     """How often to write a checkpoint; 0 is never, but by ``save_steps``."""
     allow: tuple[str, ...] = ()
     """Findings about the data that do not stop the training: ``("empty-answer",)`` leaves such rows out."""
+    reward: tuple[Any, ...] = ()
+    """For ``grpo``: functions, called as TRL calls them (``prompts=``, ``completions=`` and the data's other columns) and
+    giving one number per answer; or names of such in a file, ``"rewards.py:brief"``."""
+    peft: Peft = "auto"
+    """``lora`` trains an adapter, ``none`` all weights of the model, which is then saved as a whole. ``auto`` is
+    ``lora``, but for the pre-training of a model with random weights."""
+    model_config: Mapping[str, Any] = field(default_factory=dict)
+    """For ``pretrain``: a new model of this config (keys of Transformers, ``model_type`` among them) with random weights
+    and the tokenizer of the loaded model."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of TRL's ``SFTConfig``: ``max_steps``, ``learning_rate``, ``max_length``, ``output_dir``, ..."""
+    """Keys of the method's config in TRL (``SFTConfig``, ``DPOConfig``, ...): ``max_steps``, ``learning_rate``, ..."""
     lora: Mapping[str, Any] = field(default_factory=dict)
     """Keys of PEFT's ``LoraConfig``: ``r``, ``lora_alpha``, ``lora_dropout``, ``target_modules``, ..."""
 
     def __post_init__(self) -> None:
+        _check_choice("method", self.method, get_args(MethodName))
         _check_choice("recipe", self.recipe, get_args(Recipe))
+        _check_choice("peft", self.peft, get_args(Peft))
+        if self.recipe != "default" and self.method != "sft":
+            raise ConfigError(f"The recipe {self.recipe!r} is one of the method sft, not of {self.method}.")
+        if self.reward and self.method != "grpo":
+            raise ConfigError(f"The method {self.method} takes no reward functions.", hint="They are for grpo.")
+        if self.model_config and (self.method != "pretrain" or self.peft == "lora"):
+            raise ConfigError("A model_config is for pre-training all weights of a new model (method: pretrain).")
         _check_range("checkpoint_minutes", self.checkpoint_minutes, 0, None)
         if not self.name or not all(char.isalnum() or char in "-_" for char in self.name):
             raise ConfigError(f"The adapter's name must be letters, digits, '-' and '_', got {self.name!r}.")

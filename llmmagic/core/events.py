@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, Union
 
-LoadStage = Literal["download", "convert", "weights", "quantize", "adapter", "save"]
-"""What a loading bar counts: bytes fetched, a format converted, tensors read, tensors quantised, ..."""
+LoadStage = Literal["download", "convert", "weights", "quantize", "adapter", "save", "check"]
+"""What a loading bar counts: bytes fetched, a format converted, tensors read, tensors quantised, tokens compared, ..."""
 
 ProgressUnit = Literal["bytes", "tensors", "rows", "tokens", "steps"]
 NoticeLevel = Literal["info", "warning"]
@@ -88,6 +88,26 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Parity:
+    """How near a converted model is to the one it was made of, on texts that neither has seen.
+
+    Both get the same tokens (teacher forcing) and say at each one of a reply what they would go on with.
+
+    Attributes:
+        tokens: At how many tokens they were compared.
+        agreement: Share of those where their first choices are the same token.
+        mean_difference: Mean absolute difference of the log-probabilities, in nats, that both give the original's first
+            choice.
+        acceptable: Whether this is what the file's type explains; if not, the conversion went wrong.
+    """
+
+    tokens: int
+    agreement: float
+    mean_difference: float
+    acceptable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What is loaded.
 
@@ -110,6 +130,9 @@ class ModelInfo:
         choices: What ``auto`` chose, and why.
         from_cache: Whether the quantised weights came from the cache.
         chat_template: Whether the tokenizer has a chat template of its own.
+        parity: Of a converted model: how near it is to the original, if that was measured.
+        server: Host and port of the server that the model runs on; ``None`` if it runs on this machine, loaded by us.
+            What a server does not tell (layers, memory, ...) is 0 or empty.
     """
 
     model_id: str
@@ -130,6 +153,8 @@ class ModelInfo:
     choices: tuple[Choice, ...] = ()
     from_cache: bool = False
     chat_template: bool = True
+    parity: Parity | None = None
+    server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +214,7 @@ class GenerationStats:
         time_to_first_token_s: From the call to the first token.
         duration_s: From the call to the end.
         tokens_per_s: Decoding speed: tokens after the first, by the time since the first. 0.0 with fewer than two.
+        exact: Whether the tokens were counted; a server that does not tell them leaves us with an estimate.
     """
 
     prompt_tokens: int
@@ -197,6 +223,7 @@ class GenerationStats:
     time_to_first_token_s: float
     duration_s: float
     tokens_per_s: float
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +279,8 @@ class WindowReport:
         newly_dropped_turns: How many turns they are.
         message_tokens: What each message in the window takes up, its share of the template included; 0 for one that
             the template leaves out.
+        exact: Whether the tokens were counted with the model's own tokenizer. Where only a server has that, they may be
+            estimates; then every shell says "about".
     """
 
     context_window: int
@@ -263,6 +292,7 @@ class WindowReport:
     newly_dropped_tokens: int | None = 0
     newly_dropped_turns: int = 0
     message_tokens: dict[str, int] = field(default_factory=dict)
+    exact: bool = True
 
     @property
     def free_tokens(self) -> int:
@@ -430,6 +460,43 @@ class PrepareProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """What a training run will take up, estimated before its first step.
+
+    Attributes:
+        device: Where: ``"cpu"``, ``"cuda:0"``.
+        weights_bytes: The model's weights; they are there already.
+        adapter_bytes: The weights that are trained; they are there already.
+        gradient_bytes: Their gradients.
+        optimizer_bytes: What the optimiser keeps of each of them.
+        activation_bytes: What the forward pass leaves for the backward pass, at the longest batch.
+        free_bytes: What is free on the device.
+        rows: Rows at once.
+        row_tokens: Tokens of the longest.
+    """
+
+    device: str
+    weights_bytes: int
+    adapter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    free_bytes: int
+    rows: int
+    row_tokens: int
+
+    @property
+    def needed_bytes(self) -> int:
+        """What is not there yet."""
+        return self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is free."""
+        return self.needed_bytes <= self.free_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TrainStarted:
     """The first step is about to run.
 
@@ -443,6 +510,8 @@ class TrainStarted:
         data: What is trained on.
         settings: Every setting that matters, as it takes effect: ``{"lora_r": "16", ...}``.
         output_dir: Where checkpoints and the adapter go.
+        method: ``"sft"``, ``"pretrain"``, ``"dpo"``, ``"kto"`` or ``"grpo"``.
+        full: All weights are trained, not those of an adapter.
     """
 
     name: str
@@ -454,6 +523,8 @@ class TrainStarted:
     data: DataReport
     settings: dict[str, str]
     output_dir: str
+    method: str = "sft"
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,6 +542,7 @@ class TrainStep:
         memory_bytes: Device memory in use (CUDA), else the resident memory of the process.
         elapsed_s: Since the first step began.
         eta_s: Until the last step, by the speed so far.
+        metrics: What the method measures besides the loss: ``margin``, ``accuracy``, ``kl``, ``reward``, ...
     """
 
     step: int
@@ -483,6 +555,7 @@ class TrainStep:
     memory_bytes: int
     elapsed_s: float
     eta_s: float
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,15 +564,17 @@ class TrainEval:
 
     Attributes:
         step: After how many optimizer steps; 0 is the model before training.
-        loss: Mean loss per trained token.
-        perplexity: ``exp(loss)``.
+        loss: Mean loss per trained token; of preference methods per row, of ``grpo`` minus the mean reward.
+        perplexity: ``exp(loss)``; ``None`` for methods whose loss is not one of tokens.
         rows: How many rows it was taken on.
+        metrics: What the method measures besides: ``margin``, ``accuracy``, ``reward``, ...
     """
 
     step: int
     loss: float
-    perplexity: float
+    perplexity: float | None
     rows: int
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -559,7 +634,7 @@ class EvalFinished:
 DataEvent: TypeAlias = Union[Notice, Cancelled, PrepareProgress, DataInspected]
 EvalEvent: TypeAlias = Union[Notice, Cancelled, PrepareProgress, EvalFinished]
 LoadEvent: TypeAlias = Union[LoadProgress, Notice, Cancelled, LoadFinished]
-EngineEvent: TypeAlias = Union[PrefillProgress, TextDelta, GenerationFinished]
+EngineEvent: TypeAlias = Union[Notice, PrefillProgress, TextDelta, GenerationFinished]
 ChatEvent: TypeAlias = Union[Notice, ChatStarted, PrefillProgress, TextDelta, ChatFinished]
 TrainEvent: TypeAlias = Union[
     Notice, Cancelled, PrepareProgress, DataInspected, TrainStarted, TrainStep, TrainEval, TrainFinished
@@ -577,6 +652,7 @@ class SessionStatus:
         conversations: Name, number of messages and prompt tokens of each conversation.
         device_memory_bytes: CUDA memory in use by this process; 0 on a CPU.
         process_memory_bytes: Resident memory of this process.
+        exact: Whether the tokens of the conversations were counted, not estimated.
     """
 
     model: ModelInfo | None
@@ -585,3 +661,4 @@ class SessionStatus:
     device_memory_bytes: int = 0
     process_memory_bytes: int = 0
     notes: tuple[str, ...] = field(default=())
+    exact: bool = True

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from llmmagic.core.errors import ConfigError, TrainingError
-from llmmagic.core.models.adapters import use_adapter
+from llmmagic.core.events import Notice
+from llmmagic.core.models.adapters import save_adapter, use_adapter
+from llmmagic.core.training.checkpoints import set_aside_adapter
+from llmmagic.core.training.trainable import plain_setting
 
 if TYPE_CHECKING:
     from llmmagic.core.models.loaded import LoadedModel
+
+_SHOWN = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights")
 
 
 @dataclass
@@ -41,6 +47,32 @@ class TrainableAdapter:
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The weights that change."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def settings(self) -> dict[str, str]:
+        """What the adapter is like, for people."""
+        lora = self.model.peft_config[self.name]
+        shown = {"lora_r" if key == "r" else key: plain_setting(getattr(lora, key)) for key in _SHOWN}
+        # PEFT lists every layer: what kinds of layers they are says as much.
+        shown["target_modules"] = ", ".join(sorted({name.rpartition(".")[2] for name in lora.target_modules}))
+        return shown
+
+    def save(self, folder: Path, emit: Callable[[Notice], None], *, resumed: bool) -> None:
+        """Save it as a PEFT folder.
+
+        Args:
+            folder: Made if it is not there.
+            emit: Is told where an adapter that an earlier run saved there is kept.
+            resumed: The run was one that goes on: what is there is its own.
+
+        Raises:
+            StorageError: It cannot be written.
+            OSError: Likewise.
+        """
+        if not self.continued and not resumed:
+            aside = set_aside_adapter(folder)
+            if aside is not None:
+                emit(Notice(f"The adapter that an earlier run saved here is kept in {aside}.", topic="superseded"))
+        self.loaded.sources[self.name] = save_adapter(self.loaded, folder, name=self.name)
 
     def commit(self) -> None:
         """Keep the adapter: it is what the session chats with from now on. Its weights are frozen."""
@@ -121,7 +153,7 @@ def attach(loaded: LoadedModel, name: str, settings: LoraConfig, given: Mapping[
     return adapter
 
 
-def count_parameters(model: PeftModel) -> int:
+def count_parameters(model: torch.nn.Module) -> int:
     """Weights that change."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 

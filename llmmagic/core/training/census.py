@@ -176,15 +176,19 @@ class Census:
         return Finding(name, level, text, tuple(self._rows[name][:_NAMED_ROWS]), allowed=name in allow)
 
 
-def check_allowed(allow: Sequence[str]) -> None:
+def check_allowed(allow: Sequence[str], known: Sequence[str] = FINDINGS) -> None:
     """Refuse names of findings that do not exist.
+
+    Args:
+        allow: What the user named.
+        known: What can be found in the data of the method.
 
     Raises:
         ConfigError: Such a name.
     """
     for name in allow:
-        if name not in FINDINGS:
+        if name not in known:
             raise ConfigError(
                 f"There is no finding {name!r} to allow.",
-                hint=did_you_mean(name, FINDINGS) or f"Known: {', '.join(FINDINGS)}.",
+                hint=did_you_mean(name, known) or f"Known: {', '.join(known)}.",
             )

@@ -36,6 +36,16 @@ class TokenizedData:
     census: Census
     findings: tuple[Finding, ...]
 
+    @property
+    def digest(self) -> str:
+        """Of all ids and labels, in order."""
+        return self.census.digest
+
+    @property
+    def fingerprints(self) -> frozenset[int]:
+        """Of all rows, to find them in other data."""
+        return self.census.fingerprints
+
     def require_sound(self) -> None:
         """Refuse to train on data with errors that are not allowed.
 
@@ -68,10 +78,15 @@ def pack(data: TokenizedData, length: int, strategy: str) -> TokenizedData:
     Returns:
         The data with a ``seq_lengths`` column: the lengths of the examples in each sequence.
     """
+    return replace(data, dataset=pack_sequences(data.dataset, length, strategy))
+
+
+def pack_sequences(dataset: datasets.Dataset, length: int, strategy: str) -> datasets.Dataset:
+    """The rows of `pack`, without what is known about them."""
     from trl.data_utils import pack_dataset
 
     with no_bars():
-        return replace(data, dataset=pack_dataset(data.dataset, length, strategy))
+        return pack_dataset(dataset, length, strategy)
 
 
 def tokenize_table(

@@ -88,6 +88,48 @@ def held_out_loss(
     return HeldOut(loss, _exp(loss), correct / max(tokens, 1), tokens, len(dataset))
 
 
+def answer_log_likelihoods(
+    model: Any,
+    dataset: datasets.Dataset,
+    *,
+    emit: Callable[[PrepareProgress], None],
+    cancel: CancelToken,
+    detail: str = "evaluate",
+) -> list[float]:
+    """How likely a model finds each answer.
+
+    Args:
+        model: A causal language model; is left in evaluation mode.
+        dataset: Columns ``input_ids`` and ``labels``.
+        emit: Gets progress, in rows.
+        cancel: Checked between batches.
+        detail: What the progress is called.
+
+    Returns:
+        The log-likelihood of each row's labelled tokens together, in nats, in the order of the rows.
+
+    Raises:
+        CancelledOperation: It was cancelled.
+    """
+    model.eval()
+    device = model.get_input_embeddings().weight.device
+    found, done = [0.0] * len(dataset), 0
+    for batch in _batches(dataset, int(model.config.get_text_config().vocab_size)):
+        cancel.check()
+        input_ids, labels, mask = (tensor.to(device) for tensor in _pad(dataset, batch))
+        with torch.no_grad():
+            logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        targets = labels[:, 1:]  # (B, T - 1)
+        nll = torch.nn.functional.cross_entropy(
+            logits[:, :-1].float().transpose(1, 2), targets, ignore_index=MASKED, reduction="none"
+        )
+        for place, value in zip(batch, nll.sum(1).tolist(), strict=True):
+            found[place] = -value
+        done += len(batch)
+        emit(PrepareProgress(done=done, total=len(dataset), detail=detail))
+    return found
+
+
 def _exp(loss: float) -> float:
     try:
         return math.exp(loss)

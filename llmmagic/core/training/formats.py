@@ -87,7 +87,7 @@ class Layout:
 
     def _from_text(self, row: Mapping[str, Any], number: int) -> Sample:
         column = self.column("text") or "text"
-        text = _text(row.get(column))
+        text = cell_text(row.get(column))
         if not text:
             raise EmptyRowError(f"Row {number} is empty: column {column!r} holds no text.", hint=_SKIP)
         if self.format != "llama-2 text":
@@ -101,17 +101,17 @@ class Layout:
         asked, answered = self.column("prompt") or "", self.column("completion") or ""
         prompt, completion = row.get(asked), row.get(answered)
         if isinstance(prompt, list) or isinstance(completion, list):  # TRL's conversational prompt/completion
-            return _checked([*_messages(prompt, number), *_messages(completion, number)], number)
-        if not _text(prompt):
+            return _checked([*read_messages(prompt, number), *read_messages(completion, number)], number)
+        if not cell_text(prompt):
             raise EmptyRowError(f"Row {number} has no question: column {asked!r} is empty.", hint=_SKIP)
-        if not _text(completion):
+        if not cell_text(completion):
             raise EmptyRowError(f"Row {number} has no answer: column {answered!r} is empty.", hint=_NO_ANSWER)
-        parts = [_text(prompt), _text(row.get(self.column("input") or ""))]
+        parts = [cell_text(prompt), cell_text(row.get(self.column("input") or ""))]
         messages = [{"role": "user", "content": "\n\n".join(part for part in parts if part)}]
-        system = _text(row.get(self.column("system") or ""))
+        system = cell_text(row.get(self.column("system") or ""))
         if system:
             messages.insert(0, {"role": "system", "content": system})
-        return _checked([*messages, {"role": "assistant", "content": _text(completion)}], number)
+        return _checked([*messages, {"role": "assistant", "content": cell_text(completion)}], number)
 
 
 _NO_ANSWER = "Without an answer there is nothing to learn: give it one, or leave such rows out (--allow empty-answer)."
@@ -189,7 +189,7 @@ def _first(by_name: Mapping[str, str], wanted: tuple[str, ...]) -> str | None:
 
 
 def _text_layout(table: Table, column: str) -> Layout:
-    texts = [_text(table.rows[i].get(column)) for i in range(min(len(table.rows), _SNIFFED_ROWS))]
+    texts = [cell_text(table.rows[i].get(column)) for i in range(min(len(table.rows), _SNIFFED_ROWS))]
     llama2 = any(looks_like_llama2(text) for text in texts)
     return Layout("llama-2 text" if llama2 else "text", {column: "text"})
 
@@ -208,10 +208,20 @@ def _from_list(row: Mapping[str, Any], number: int, column: str | None, keys: tu
         value = value.tolist()
     if not isinstance(value, list) or not value:
         raise EmptyRowError(f"Row {number} has no messages: column {column!r} is empty or no list.", hint=_SKIP)
-    return _checked(_messages(value, number, keys), number)
+    return _checked(read_messages(value, number, keys), number)
 
 
-def _messages(value: Any, number: int, keys: tuple[str, str] = ("role", "content")) -> list[Message]:
+def read_messages(value: Any, number: int, keys: tuple[str, str] = ("role", "content")) -> list[Message]:
+    """A cell that holds a conversation.
+
+    Args:
+        value: A list of mappings.
+        number: Of the row, for error messages.
+        keys: What the role and the text are called.
+
+    Raises:
+        DataFormatError: Something in it is no message.
+    """
     if isinstance(value, str):
         raise DataFormatError(f"Row {number} mixes a list of messages with a text.")
     messages: list[Message] = []
@@ -245,11 +255,11 @@ def _checked(messages: list[Message], number: int) -> Sample:
 
 def _content(value: Any) -> str:
     if isinstance(value, list):  # the parts of a multimodal message: only text can be trained on here
-        return "\n".join(_text(part.get("text")) for part in value if isinstance(part, Mapping)).strip()
-    return _text(value)
+        return "\n".join(cell_text(part.get("text")) for part in value if isinstance(part, Mapping)).strip()
+    return cell_text(value)
 
 
-def _text(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """A cell as text: None and NaN are empty, numbers are written out."""
     if value is None or value != value:
         return ""

@@ -37,6 +37,7 @@ def lent_model(loaded: LoadedModel) -> Iterator[None]:
     patched: list[tuple[Any, dict[str, Any]]] = [
         (part, {k: v for k in _PATCHED if (v := vars(part).get(k)) is not None}) for part in (model, base)
     ]
+    dropouts = {part: part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)}
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         stack.enter_context(_random_state())
@@ -57,6 +58,8 @@ def lent_model(loaded: LoadedModel) -> Iterator[None]:
             base.config.__dict__.clear()
             base.config.__dict__.update(config)
             base.generation_config = generation_config
+            for part, probability in dropouts.items():  # preference methods turn dropout off, for good
+                part.p = probability
             for name, value in tokens.items():
                 setattr(loaded.tokenizer, name, value)
             model.zero_grad(set_to_none=True)

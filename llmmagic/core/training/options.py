@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmmagic.core.config import MethodName
 from llmmagic.core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -80,7 +81,18 @@ OWNED: dict[str, str] = {
     "truncation_mode": "what is over max_length is cut off at the end",
     "use_cpu": _MODEL,
 }
-"""Keys of ``SFTConfig`` that cannot be set, and why."""
+"""Keys of TRL's configs that cannot be set, and why."""
+
+CONFIGS: dict[MethodName, str] = {
+    "sft": "SFTConfig",
+    "pretrain": "SFTConfig",
+    "dpo": "DPOConfig",
+    "kto": "KTOConfig",
+    "grpo": "GRPOConfig",
+}
+"""Method -> TRL's config."""
+
+SFT_FIXED: dict[str, Any] = {"dataset_kwargs": {"skip_prepare_dataset": True}}
 
 OWNED_LORA: dict[str, str] = {
     "base_model_name_or_path": _MODEL,
@@ -126,24 +138,50 @@ class Compute:
     dtype: str
 
 
-def make_sft_config(given: Mapping[str, Any], base: Mapping[str, Any], compute: Compute) -> SFTConfig:
+def config_class(method: MethodName) -> type[Any]:
+    """TRL's config of a method.
+
+    Raises:
+        ConfigError: The installed TRL does not have it.
+    """
+    import trl
+
+    name = CONFIGS[method]
+    try:
+        found: type[Any] = getattr(trl, name)
+    except AttributeError as err:
+        raise ConfigError(f"TRL {trl.__version__} has no {name}.", hint="Install trl 1.14 or newer.") from err
+    return found
+
+
+def make_trainer_config(
+    cls: type[Any],
+    given: Mapping[str, Any],
+    base: Mapping[str, Any],
+    compute: Compute,
+    *,
+    owned: Mapping[str, str] = OWNED,
+    fixed: Mapping[str, Any] | None = None,
+) -> Any:
     """The trainer's settings.
 
     Args:
+        cls: TRL's config of the method.
         given: What the user set; wins.
-        base: What the recipe sets.
+        base: What the recipe and the method set; keys that ``cls`` does not know are left out.
         compute: What the model computes with: decides mixed precision and gradient checkpointing.
+        owned: Keys that cannot be set, and why.
+        fixed: What the method needs, whatever else is set.
 
     Returns:
-        A checked ``SFTConfig`` in which everything that llmmagic owns is set.
+        A checked ``cls`` in which everything that llmmagic owns is set.
 
     Raises:
         ConfigError: An unknown key, one that cannot be set, or a value that is not allowed.
     """
-    from trl import SFTConfig
-
-    checked = check_values(SFTConfig, given, OWNED, "training setting")
-    settings = {**_hardware(compute, checked), **base, **checked}
+    checked = check_values(cls, given, owned, "training setting")
+    known = {f.name for f in dataclasses.fields(cls)}
+    settings = {**_hardware(compute, checked), **{k: v for k, v in base.items() if k in known}, **checked}
     # A number of steps says more than a number of epochs: whichever the user names wins over the recipe's other one.
     if "num_train_epochs" in checked and "max_steps" not in checked:
         settings["max_steps"] = -1
@@ -153,18 +191,29 @@ def make_sft_config(given: Mapping[str, Any], base: Mapping[str, Any], compute: 
         settings["save_strategy"] = "steps"
     # The filter would replace a loss that is no number by an average of earlier ones: nobody would ever know.
     quiet = {"logging_steps": 1, "logging_nan_inf_filter": False, "save_strategy": "no", "report_to": "none"}
-    settings = {**quiet, **settings}
-    settings = _renamed(settings, {f.name for f in dataclasses.fields(SFTConfig)})
-    owned = {
-        "dataset_kwargs": {"skip_prepare_dataset": True},
-        "disable_tqdm": True,
-        "log_level": "error",
-        "remove_unused_columns": True,
-    }
+    settings = _renamed({**quiet, **settings}, known)
+    ours = {"disable_tqdm": True, "log_level": "error", "remove_unused_columns": True, **(fixed or {})}
     try:
-        return SFTConfig(**settings, **owned)
+        return cls(**{**settings, **ours})
     except (ValueError, TypeError, ImportError) as err:
         raise ConfigError(f"These training settings do not go together: {_first_line(err)}") from err
+
+
+def make_sft_config(given: Mapping[str, Any], base: Mapping[str, Any], compute: Compute) -> SFTConfig:
+    """The settings of supervised fine-tuning; see `make_trainer_config`.
+
+    Args:
+        given: What the user set; wins.
+        base: What the recipe sets.
+        compute: What the model computes with.
+
+    Returns:
+        A checked ``SFTConfig``.
+
+    Raises:
+        ConfigError: An unknown key, one that cannot be set, or a value that is not allowed.
+    """
+    return make_trainer_config(config_class("sft"), given, base, compute, fixed=SFT_FIXED)
 
 
 def make_lora_config(given: Mapping[str, Any], base: Mapping[str, Any]) -> LoraConfig:
@@ -227,7 +276,15 @@ def _nearest(key: str, cls: type[Any], known: Sequence[str], owned: Mapping[str,
         return f"Did you mean {meant!r}?"
     if meant in LoraConfig.__dataclass_fields__:
         return f"It goes below 'lora:', as {meant!r}."
-    return did_you_mean(key, [name for name in known if name not in owned]) or f"See {cls.__name__} for all of them."
+    near = did_you_mean(key, [name for name in known if name not in owned])
+    others = [method for method in CONFIGS if method not in ("sft", "pretrain") and key in _keys_of(method)]
+    if others and key not in OWNED:
+        return near or f"It is a setting of the method {' and '.join(others)}."
+    return near or f"See {cls.__name__} for all of them."
+
+
+def _keys_of(method: MethodName) -> frozenset[str]:
+    return frozenset(f.name for f in dataclasses.fields(config_class(method)))
 
 
 def _convert(cls: type[Any], key: str, value: Any, what: str) -> Any:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig
-from trl import SFTConfig
 
 from llmmagic.core.config import TrainConfig, data_dir
 from llmmagic.core.errors import DataError, TrainingError
-from llmmagic.core.events import Notice, TrainEvent, TrainStarted
+from llmmagic.core.events import Notice, TrainStarted
+from llmmagic.core.models.names import TINY_RANDOM
 from llmmagic.core.operation import CancelToken
-from llmmagic.core.training.adapter import TrainableAdapter, count_parameters
+from llmmagic.core.training.adapter import count_parameters
 from llmmagic.core.training.census import check_allowed
 from llmmagic.core.training.checkpoints import Checkpoints
-from llmmagic.core.training.dataset import TokenizedData, pack
-from llmmagic.core.training.examples import ExampleMaker, LossOn, make_examples_like_chat
-from llmmagic.core.training.inspection import report_on
-from llmmagic.core.training.options import Compute, make_lora_config, make_sft_config
-from llmmagic.core.training.prepared import Prepared, TokenizedCache, prepare_rows
+from llmmagic.core.training.methods.base import DataRequest, Emit, Method, MethodData
+from llmmagic.core.training.methods.registry import METHODS
+from llmmagic.core.training.options import Compute, config_class, make_lora_config, make_trainer_config
+from llmmagic.core.training.prepared import TokenizedCache
 from llmmagic.core.training.recipes import RECIPES, RecipeSettings
 from llmmagic.core.training.sources import DataSource
+from llmmagic.core.training.trainable import Trainable, plain_setting, trains_all
 
 if TYPE_CHECKING:
     from llmmagic.core.models.loaded import LoadedModel
-
-Emit = Callable[[TrainEvent], None]
 
 _HELD_OUT = "Held-out data: "
 _KEPT = 2  # checkpoints: the last, and one before it
@@ -41,8 +37,10 @@ class TrainPlan:
 
     Attributes:
         config: What was asked for.
+        method: How it is trained.
         args: Settings of the trainer.
         lora: Settings of a new adapter.
+        full: All weights are trained, and there is no adapter.
         data: What is trained on.
         eval_data: What is held out, if anything.
         output_dir: Where the adapter goes.
@@ -52,10 +50,12 @@ class TrainPlan:
     """
 
     config: TrainConfig
-    args: SFTConfig
+    method: Method
+    args: Any
     lora: LoraConfig
-    data: TokenizedData
-    eval_data: TokenizedData | None
+    full: bool
+    data: MethodData
+    eval_data: MethodData | None
     output_dir: Path
     total_steps: int
     checkpoints: Checkpoints
@@ -64,9 +64,7 @@ class TrainPlan:
     @property
     def batch_size(self) -> int:
         """Rows per optimizer step, over all processes."""
-        args = self.args
-        per_step: int = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return per_step
+        return self.method.rows_per_step(self.args)
 
     @property
     def is_main(self) -> bool:
@@ -115,10 +113,17 @@ def plan_training(
         TrainingError: Evaluation is asked for and there are no held-out rows, or there is nothing to resume.
         CancelledOperation: It was cancelled.
     """
-    check_allowed(config.allow)
+    method = METHODS[config.method]
+    check_allowed(config.allow, method.findings)
     recipe = RECIPES[config.recipe]
-    args = make_sft_config(
-        config.options, _base_options(recipe, loaded), Compute(loaded.info.device, loaded.info.dtype)
+    full = trains_all(loaded, config)
+    args = make_trainer_config(
+        config_class(config.method),
+        config.options,
+        _base_options(recipe, method, loaded, config),
+        Compute(loaded.info.device, loaded.info.dtype),
+        owned=method.owned,
+        fixed=method.fixed,
     )
     lora = make_lora_config(config.lora, recipe.lora)
     if recipe.quantization not in (None, loaded.info.quantization):
@@ -130,139 +135,80 @@ def plan_training(
                 topic="recipe-quantization",
             )
         )
-    max_length = min(args.max_length or loaded.info.context_window, loaded.info.context_window)
-    loss_on: LossOn = "all" if args.completion_only_loss is False else "answers"
-    maker = make_examples_like_chat(loaded.model, loaded.tokenizer, max_length=max_length, loss_on=loss_on)
-    prepared = prepare_rows(
-        source,
-        maker,
-        split=config.split,
-        columns=config.columns,
-        allow=config.allow,
-        cache=cache,
-        emit=emit,
-        cancel=cancel,
-    )
-    # Before anything is refused: the report shows what is wrong.
-    emit(report_on(loaded, prepared, max_length=max_length, loss_on=loss_on, views=views))
-    data = _sound(prepared, emit)
-    if args.packing:
-        data = pack(data, max_length, args.packing_strategy)
+    request = DataRequest(source, config.split, config, args, loaded, emit, cancel, cache=cache, views=views)
+    data = method.read(request)
     eval_data = None
     if eval_source is not None:
-        # On the answers whatever is trained on: only so are recipes comparable.
-        maker = make_examples_like_chat(loaded.model, loaded.tokenizer, max_length=max_length)
-        known = data.census.fingerprints
-        eval_data = _held_out(eval_source, config, maker, known, cache, emit, cancel)
+        eval_data = _held_out(method, request, eval_source, data.fingerprints)
     elif args.eval_strategy != "no":
         raise TrainingError("eval_steps is set, but there is nothing to evaluate on.", hint="Give evaluation data.")
     named = "output_dir" in config.options or "output_dir" in recipe.options
-    output_dir = Path(args.output_dir) if named else data_dir() / "adapters" / config.name
+    output_dir = Path(args.output_dir) if named else data_dir() / ("models" if full else "adapters") / config.name
     args.output_dir = str(output_dir)
-    total_steps = _total_steps(args, len(data.dataset))
-    checkpoints = Checkpoints(
-        output_dir, args.save_total_limit or _KEPT, {"data": data.census.digest, "seed": args.seed, **_run_of(args)}
-    )
+    total_steps = method.total_steps(args, len(data.dataset))
+    record = {"data": data.digest, "seed": args.seed, "method": config.method, **_run_of(args)}
+    checkpoints = Checkpoints(output_dir, args.save_total_limit or _KEPT, record)
     resume_from = checkpoints.require() if config.resume else None
-    return TrainPlan(config, args, lora, data, eval_data, output_dir, total_steps, checkpoints, resume_from)
+    return TrainPlan(
+        config, method, args, lora, full, data, eval_data, output_dir, total_steps, checkpoints, resume_from
+    )
 
 
-def _run_of(args: SFTConfig) -> dict[str, int]:
+def _run_of(args: Any) -> dict[str, int]:
     """What makes steps of one run the same as those of another."""
     return {"batch size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size}
 
 
-def _base_options(recipe: RecipeSettings, loaded: LoadedModel) -> dict[str, Any]:
-    options = dict(recipe.options)
+def _base_options(recipe: RecipeSettings, method: Method, loaded: LoadedModel, config: TrainConfig) -> dict[str, Any]:
+    fresh = bool(config.model_config) or loaded.info.model_id == TINY_RANDOM
+    options = {**recipe.options, **method.defaults(full=trains_all(loaded, config), fresh=fresh)}
     if recipe.float16 and loaded.info.device.startswith("cuda"):
         options |= {"fp16": True, "bf16": False}
     return options
 
 
-def _held_out(
-    source: DataSource,
-    config: TrainConfig,
-    maker: ExampleMaker,
-    known: frozenset[int],
-    cache: TokenizedCache | None,
-    emit: Emit,
-    cancel: CancelToken,
-) -> TokenizedData:
+def _held_out(method: Method, request: DataRequest, source: DataSource, known: frozenset[int]) -> MethodData:
     """The rows that are not trained on; whatever is said about them says that it is about them."""
     try:
-        prepared = prepare_rows(
-            source,
-            maker,
-            columns=config.columns,
-            allow=config.allow,
-            known=known,
-            cache=cache,
-            emit=emit,
-            cancel=cancel,
-            detail="tokenize held-out rows",
-        )
-        return _sound(prepared, emit, _HELD_OUT)
+        return method.read(replace(request, source=source, split=None, known=known, held_out=True))
     except DataError as err:
         raise type(err)(f"{_HELD_OUT}{err.message}", hint=err.hint) from err
 
 
-def _sound(prepared: Prepared, emit: Emit, about: str = "") -> TokenizedData:
-    """Refuse what is known to fail, and say what is worth knowing."""
-    data = prepared.data
-    data.require_sound()
-    for finding in data.findings:
-        emit(Notice(f"{about}{finding.text}", level="warning", topic=finding.name))
-    return data
-
-
-def _total_steps(args: SFTConfig, examples: int) -> int:
-    """Optimizer steps, counted as the trainer counts them."""
-    if args.max_steps > 0:
-        planned: int = args.max_steps
-        return planned
-    per_batch = args.per_device_train_batch_size * args.world_size
-    batches = examples // per_batch if args.dataloader_drop_last else math.ceil(examples / per_batch)
-    per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
-    total: int = math.ceil(args.num_train_epochs * per_epoch)
-    return total
-
-
-def describe(plan: TrainPlan, adapter: TrainableAdapter) -> TrainStarted:
+def describe(plan: TrainPlan, trained: Trainable) -> TrainStarted:
     """What is about to be trained."""
     eval_rows = plan.eval_data.report.rows if plan.eval_data is not None else 0
+    trainable = count_parameters(trained.model)
     return TrainStarted(
-        name=adapter.name,
+        name=trained.name,
         total_steps=plan.total_steps,
         epochs=plan.total_steps * plan.batch_size / len(plan.data.dataset),
         batch_size=plan.batch_size,
-        trainable_parameters=count_parameters(adapter.model),
-        all_parameters=adapter.loaded.info.parameters + count_parameters(adapter.model),
+        trainable_parameters=trainable,
+        all_parameters=trained.loaded.info.parameters + (0 if plan.full else trainable),
         data=replace(plan.data.report, eval_rows=eval_rows),
-        settings=_settings(plan, adapter),
+        settings=_settings(plan, trained),
         output_dir=str(plan.output_dir),
+        method=plan.config.method,
+        full=plan.full,
     )
 
 
-_SHOWN = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_length", "completion_only_loss", "optim", "seed")
-_SHOWN_LORA = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights")
+_SHOWN = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_length", "optim", "seed")
 
 
-def _settings(plan: TrainPlan, adapter: TrainableAdapter) -> dict[str, str]:
+def _settings(plan: TrainPlan, trained: Trainable) -> dict[str, str]:
     """What takes effect: the settings that matter, and whatever else the user set."""
-    args, lora = plan.args, adapter.model.peft_config[adapter.name]
+    args = plan.args
     precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
-    shown = {"recipe": plan.config.recipe, "continues": str(adapter.continued).lower(), "precision": precision}
-    known = {f.name for f in fields(SFTConfig)}
-    for key in dict.fromkeys((*_SHOWN, *(key for key in plan.config.options if key in known))):
-        shown[key] = _plain(getattr(args, key))
-    for key in _SHOWN_LORA:
-        shown["lora_r" if key == "r" else key] = _plain(getattr(lora, key))
-    # PEFT lists every layer: what kinds of layers they are says as much.
-    shown["target_modules"] = ", ".join(sorted({name.rpartition(".")[2] for name in lora.target_modules}))
-    return shown
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, (set, frozenset)):
-        return ", ".join(sorted(map(str, value)))
-    return str(getattr(value, "value", value))
+    shown = {
+        "method": plan.config.method,
+        "recipe": plan.config.recipe,
+        "continues": str(trained.continued).lower(),
+        "precision": precision,
+    }
+    known = {f.name for f in fields(args)}
+    for key in dict.fromkeys((*_SHOWN, *plan.method.shown, *plan.config.options)):
+        if key in known:
+            shown[key] = plain_setting(getattr(args, key))
+    return shown | trained.settings()

@@ -6,32 +6,31 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import set_seed
 
 from llmmagic.core.config import TrainConfig
-from llmmagic.core.errors import LLMMagicError, StorageError, TrainingError
+from llmmagic.core.errors import ConfigError, LLMMagicError, StorageError, TrainingError
 from llmmagic.core.events import EvalEvent, Notice, TrainEval, TrainFinished, TrainStarted
-from llmmagic.core.models.adapters import save_adapter
 from llmmagic.core.models.memory import release_memory
 from llmmagic.core.models.tokenizer import first_line
 from llmmagic.core.operation import CancelledOperation, CancelToken
-from llmmagic.core.training.adapter import TrainableAdapter, attach
-from llmmagic.core.training.checkpoints import set_aside_adapter
+from llmmagic.core.training.adapter import attach
 from llmmagic.core.training.dataset import tokenize_table
 from llmmagic.core.training.evaluate import HeldOut, held_out_loss
 from llmmagic.core.training.examples import make_examples_like_chat
 from llmmagic.core.training.formats import detect_layout
+from llmmagic.core.training.full import take_all
 from llmmagic.core.training.guard import is_out_of_memory, lent_model
-from llmmagic.core.training.plan import Emit, TrainPlan, describe, plan_training
+from llmmagic.core.training.methods.base import Emit, Figures, Method
+from llmmagic.core.training.plan import TrainPlan, describe, plan_training
 from llmmagic.core.training.prepared import TokenizedCache
 from llmmagic.core.training.sources import DataSource, read_table
-from llmmagic.core.training.trainer import Progress, Trainer
+from llmmagic.core.training.trainable import Trainable
+from llmmagic.core.training.trainer import Progress, Wiring
 
 if TYPE_CHECKING:
-    from trl import SFTConfig
-
     from llmmagic.core.models.loaded import LoadedModel
 
 
@@ -76,12 +75,10 @@ def train(
         StorageError: The adapter cannot be saved.
         CancelledOperation: It was cancelled before the first step was done; the model is as it was before.
     """
-    plan = plan_training(
-        loaded, source, config, eval_source, emit, cancel, cache=cache, views=views if dry_run else 0
-    )
+    plan = plan_training(loaded, source, config, eval_source, emit, cancel, cache=cache, views=views if dry_run else 0)
     with lent_model(loaded):
         set_seed(plan.args.seed)  # the adapter starts from random weights
-        adapter = attach(loaded, config.name, plan.lora_to_attach(loaded), config.lora)
+        adapter = _take(plan, loaded)
         started = describe(plan, adapter)
         if dry_run:
             adapter.rollback()
@@ -136,6 +133,21 @@ def evaluate(
     return held_out_loss(loaded.model, data.dataset, emit=emit, cancel=cancel)
 
 
+def _take(plan: TrainPlan, loaded: LoadedModel) -> Trainable:
+    """The weights that the run changes, made trainable."""
+    config = plan.config
+    if not plan.full:
+        return attach(loaded, config.name, plan.lora_to_attach(loaded), config.lora)
+    if plan.method.needs_adapter:
+        raise ConfigError(
+            f"The method {config.method} trains an adapter: with it off, the model is the reference it learns against.",
+            hint="Leave out peft: none, or use the method sft or pretrain.",
+        )
+    if config.lora:
+        raise ConfigError("With peft: none there is no adapter that lora: could be about.")
+    return take_all(loaded, config.name, config.model_config)
+
+
 def _set_aside(plan: TrainPlan, emit: Emit) -> None:
     """Make room for a new run without losing what an earlier one of that name has left."""
     if plan.resume_from is not None or not plan.is_main:
@@ -149,11 +161,11 @@ def _set_aside(plan: TrainPlan, emit: Emit) -> None:
         emit(Notice(text, level="warning", topic="superseded"))
 
 
-def _run(plan: TrainPlan, adapter: TrainableAdapter, emit: Emit, cancel: CancelToken) -> TrainFinished:
+def _run(plan: TrainPlan, adapter: Trainable, emit: Emit, cancel: CancelToken) -> TrainFinished:
     start = time.monotonic()
     before = _held_out(plan, adapter, 0, emit, cancel)
     cancel.check()
-    progress = Progress(emit, cancel, checkpoint_s=plan.config.checkpoint_minutes * 60)
+    progress = Progress(emit, cancel, checkpoint_s=plan.config.checkpoint_minutes * 60, metrics=plan.method.metrics)
     completed, evals = _train(plan, adapter, progress, emit, cancel)
     if not progress.steps:
         raise CancelledOperation
@@ -167,8 +179,8 @@ def _run(plan: TrainPlan, adapter: TrainableAdapter, emit: Emit, cancel: CancelT
         total_steps=plan.total_steps,
         first_loss=progress.losses[0],
         last_loss=progress.losses[1],
-        eval_loss_before=before,
-        eval_loss_after=after,
+        eval_loss_before=None if before is None else before.loss,
+        eval_loss_after=None if after is None else after.loss,
         tokens_per_s=progress.tokens_per_s,
         duration_s=time.monotonic() - start,
         peak_memory_bytes=progress.peak_memory_bytes,
@@ -177,84 +189,88 @@ def _run(plan: TrainPlan, adapter: TrainableAdapter, emit: Emit, cancel: CancelT
 
 
 def _train(
-    plan: TrainPlan, adapter: TrainableAdapter, progress: Progress, emit: Emit, cancel: CancelToken
-) -> tuple[bool, dict[int, float]]:
+    plan: TrainPlan, adapter: Trainable, progress: Progress, emit: Emit, cancel: CancelToken
+) -> tuple[bool, dict[int, Figures]]:
     """Train, with ever smaller batches if memory runs out.
 
     Returns:
-        Whether it ran to the end, and the held-out loss by step.
+        Whether it ran to the end, and the figures of held-out rows by step.
     """
-    args, checkpoint = plan.args, plan.resume_from
+    args, method, checkpoint = plan.args, plan.method, plan.resume_from
+    evals: dict[int, Figures] = {}
+
+    def measure(step: int) -> dict[str, float]:
+        figures = _held_out(plan, adapter, step, emit, cancel)
+        if figures is None:
+            return {}
+        evals[step] = figures
+        return {"loss": figures.loss, **figures.metrics}
+
+    wiring = Wiring(plan.checkpoints, progress, measure, emit, cancel, saves_all=plan.full)
     while True:
         # A model lent anew to each trainer: TRL would patch what it has patched before.
         with lent_model(adapter.loaded):
-            trainer = Trainer(
+            trainer = method.trainer()(
                 adapter.model,
                 args,
                 plan.data.dataset,
                 plan.eval_data.dataset if plan.eval_data is not None else None,
                 adapter.loaded.tokenizer,
-                checkpoints=plan.checkpoints,
-                progress=progress,
-                emit=emit,
-                cancel=cancel,
+                wiring=wiring,
+                **method.trainer_settings(plan.config),
             )
             try:
-                return trainer.run(plan.total_steps, checkpoint), trainer.eval_losses
+                return trainer.run(plan.total_steps, checkpoint), evals
             except (RuntimeError, MemoryError, ValueError, OSError) as err:
                 if isinstance(err, LLMMagicError):
                     raise
                 if not is_out_of_memory(err):
                     raise TrainingError(f"Training failed: {first_line(err)}.") from err
-                if not _shrink_batch(args):
-                    raise TrainingError("Memory ran out with one row per batch.", hint=_MEMORY_HINT) from err
+                if not _shrink_batch(args, method):
+                    rows = "one row" if method.least_batch(args) == 1 else f"{args.per_device_train_batch_size} rows"
+                    raise TrainingError(f"Memory ran out with {rows} per batch.", hint=_MEMORY_HINT) from err
                 traceback.clear_frames(err.__traceback__)  # its frames hold the tensors that did not fit
             if progress.steps:
                 trainer.save_now()
                 checkpoint = plan.checkpoints.last()
         del trainer
         release_memory()
-        rows, times = args.per_device_train_batch_size, args.gradient_accumulation_steps
+        rows_at_once, times = args.per_device_train_batch_size, args.gradient_accumulation_steps
         text = (
-            f"Memory ran out: training goes on from step {progress.steps} with batches of {rows}, {times} per step "
-            f"(still {plan.batch_size} rows)."
+            f"Memory ran out: training goes on from step {progress.steps} with batches of {rows_at_once}, {times} per "
+            f"step (still {plan.batch_size} rows)."
         )
         emit(Notice(text, level="warning", topic="batch-halved"))
 
 
-def _shrink_batch(args: SFTConfig) -> bool:
+def _shrink_batch(args: Any, method: Method) -> bool:
     """Fewer rows at a time, more times per step; the product stays.
 
     Returns:
         Whether there were fewer to be had.
     """
     rows = args.per_device_train_batch_size
-    if rows == 1:
+    factors = [n for n in range(2, rows + 1) if rows % n == 0 and rows // n >= method.least_batch(args)]
+    if not factors:
         return False
-    factor = next(n for n in range(2, rows + 1) if rows % n == 0)
-    args.per_device_train_batch_size = rows // factor
-    args.gradient_accumulation_steps *= factor
+    method.shrink(args, factors[0])
     return True
 
 
-def _held_out(plan: TrainPlan, adapter: TrainableAdapter, step: int, emit: Emit, cancel: CancelToken) -> float | None:
+def _held_out(plan: TrainPlan, adapter: Trainable, step: int, emit: Emit, cancel: CancelToken) -> Figures | None:
     if plan.eval_data is None:
         return None
-    figures = held_out_loss(adapter.model, plan.eval_data.dataset, emit=emit, cancel=cancel)
-    emit(TrainEval(step, figures.loss, figures.perplexity, figures.rows))
-    return figures.loss
+    figures = plan.method.measure(adapter.loaded, plan.eval_data, plan.args, plan.config, emit=emit, cancel=cancel)
+    emit(TrainEval(step, figures.loss, figures.perplexity, figures.rows, figures.metrics))
+    return figures
 
 
-def _save(adapter: TrainableAdapter, plan: TrainPlan, emit: Emit) -> None:
-    hint = f"The adapter {adapter.name!r} is trained and the session has it on: save it elsewhere."
+def _save(adapter: Trainable, plan: TrainPlan, emit: Emit) -> None:
+    what = "The model" if plan.full else "The adapter"
+    hint = f"{what} {adapter.name!r} is trained and the session has it: save it elsewhere."
     try:
-        if not adapter.continued and plan.resume_from is None:
-            aside = set_aside_adapter(plan.output_dir)
-            if aside is not None:
-                emit(Notice(f"The adapter that an earlier run saved here is kept in {aside}.", topic="superseded"))
-        saved = save_adapter(adapter.loaded, plan.output_dir, name=adapter.name)
+        adapter.save(plan.output_dir, emit, resumed=plan.resume_from is not None)
     except StorageError as err:
         raise StorageError(err.message, hint=hint) from err
     except OSError as err:
         raise StorageError(f"{plan.output_dir} cannot be written: {err.strerror or err}.", hint=hint) from err
-    adapter.loaded.sources[adapter.name] = saved

@@ -4,83 +4,102 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
 from typing_extensions import override
 
 from llmmagic.core.errors import TrainingError
-from llmmagic.core.events import Notice, TrainEval, TrainEvent, TrainStep
+from llmmagic.core.events import Notice, TrainEvent, TrainStep
 from llmmagic.core.models.memory import device_memory_bytes, process_memory_bytes
 from llmmagic.core.operation import CancelledOperation, CancelToken
 from llmmagic.core.training.checkpoints import Checkpoints, step_of
-from llmmagic.core.training.evaluate import held_out_loss
 
 if TYPE_CHECKING:
     import datasets
-    from peft import PeftModel
     from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState
 
 
-class Trainer(SFTTrainer):  # type: ignore[misc] # TRL is not typed
-    """Trains on tokens that are already made, tells events, stops when asked to.
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What a trainer is connected to.
+
+    Attributes:
+        checkpoints: Where they are written.
+        progress: Tells the steps; shared by the trainers of one run.
+        measure: Takes the figures of the held-out rows after so many steps and tells them; returns what is logged.
+        emit: Gets a `Notice` when a checkpoint cannot be written.
+        cancel: A request stops after the current step, a forced one inside it.
+        saves_all: All weights are trained and saved, not those of an adapter.
+    """
+
+    checkpoints: Checkpoints
+    progress: Progress
+    measure: Callable[[int], dict[str, float]]
+    emit: Callable[[TrainEvent], None]
+    cancel: CancelToken
+    saves_all: bool = False
+
+
+class Reporting(transformers.Trainer):  # type: ignore[misc] # transformers is not typed
+    """What all our trainers have in common, put before one of TRL's: they tell events, and stop when asked to.
 
     Attributes:
         progress: What was told so far.
-        eval_losses: Step -> held-out loss.
     """
 
     def __init__(
         self,
-        model: PeftModel,
-        args: SFTConfig,
+        model: Any,
+        args: Any,
         train_data: datasets.Dataset,
         eval_data: datasets.Dataset | None,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        checkpoints: Checkpoints,
-        progress: Progress,
-        emit: Callable[[TrainEvent], None],
-        cancel: CancelToken,
+        wiring: Wiring,
+        **more: Any,
     ) -> None:
         """Set it up.
 
         Args:
-            model: With a trainable adapter in float32.
-            args: With ``skip_prepare_dataset``: TRL changes nothing about the data.
-            train_data: Columns ``input_ids`` and ``labels``.
+            model: With trainable weights in float32.
+            args: The method's config; TRL is told in it to leave the data alone.
+            train_data: The columns that the method's collator reads.
             eval_data: The same; evaluated on when ``args`` says so.
             tokenizer: Gives the padding token; saved beside checkpoints.
-            checkpoints: Where they are written.
-            progress: Tells the steps; shared by the trainers of one run.
-            emit: Gets a `TrainEval` per evaluation.
-            cancel: A request stops after the current step, a forced one inside it.
+            wiring: What the run is connected to.
+            **more: What the method's own trainer takes besides.
         """
-        self._emit = emit
-        self._cancel = cancel
-        self._checkpoints = checkpoints
-        self.progress = progress
-        self.eval_losses: dict[int, float] = {}
+        self._wiring = wiring
+        self.progress = wiring.progress
         weights = {name: p.data for name, p in model.named_parameters() if p.requires_grad}
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=train_data,
-            eval_dataset=eval_data,
-            processing_class=tokenizer,
-            callbacks=[self.progress],
-        )
+        with self._given_to_trl(model) as given:
+            super().__init__(
+                **given,
+                **more,
+                args=args,
+                train_dataset=train_data,
+                eval_dataset=eval_data,
+                processing_class=tokenizer,
+                callbacks=[self.progress],
+            )
         # TRL has cast the adapter of a quantised model to bfloat16: back to the float32 it had, no bit lost.
         for name, parameter in model.named_parameters():
             if name in weights:
                 parameter.data = weights[name]
         self.remove_callback(PrinterCallback)
+
+    @contextmanager
+    def _given_to_trl(self, model: Any) -> Iterator[dict[str, Any]]:
+        """What TRL's trainer is handed for a model, while it sets itself up."""
+        yield {"model": model}
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL would write a page about the model, with links to its own, beside each checkpoint."""
@@ -88,7 +107,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc] # TRL is not typed
     @override
     def _get_output_dir(self, trial: Any) -> str:
         """Where ``_save_checkpoint`` writes: not where it can be seen before it is complete."""
-        return str(self._checkpoints.begin(self.state.global_step))
+        return str(self._wiring.checkpoints.begin(self.state.global_step))
 
     @override
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -102,21 +121,24 @@ class Trainer(SFTTrainer):  # type: ignore[misc] # TRL is not typed
                 self.accelerator.wait_for_everyone()
         except (OSError, RuntimeError, SafetensorError) as err:  # torch and safetensors have their own for a full disk
             text = f"The checkpoint at step {step} could not be written: {str(err).strip()[:200]}. Training goes on."
-            self._emit(Notice(text, level="warning", topic="checkpoint"))
+            self._wiring.emit(Notice(text, level="warning", topic="checkpoint"))
 
     def _publish(self, step: int) -> None:
-        staged = self._checkpoints.begin(step)
+        staged = self._wiring.checkpoints.begin(step)
         best = self.state.best_model_checkpoint
         if best is not None and Path(best).parent == staged:
-            self.state.best_model_checkpoint = str(self._checkpoints.folder / Path(best).name)
+            self.state.best_model_checkpoint = str(self._wiring.checkpoints.folder / Path(best).name)
             self.state.save_to_json(str(staged / f"checkpoint-{step}" / "trainer_state.json"))
-        self._checkpoints.publish(step)
-        self._checkpoints.prune(self.state.best_model_checkpoint)
+        self._wiring.checkpoints.publish(step)
+        self._wiring.checkpoints.prune(self.state.best_model_checkpoint)
 
     @override
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # Only the adapter that is trained; and PEFT is not to ask the Hub whether the vocabulary grew.
         model = self.accelerator.unwrap_model(self.model)
+        if self._wiring.saves_all:
+            model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=self.args.should_save)
+            return
+        # Only the adapter that is trained; and PEFT is not to ask the Hub whether the vocabulary grew.
         model.save_pretrained(
             output_dir,
             state_dict=state_dict,
@@ -129,22 +151,22 @@ class Trainer(SFTTrainer):  # type: ignore[misc] # TRL is not typed
         """TRL reports each run to the Hub. What a user trains on their machine is nobody's business."""
 
     @override
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
-        self.progress.tokens += int(tokens) * self.args.world_size  # the other processes have about as many
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.progress.tokens += self._tokens_of(inputs) * self.args.world_size  # the others have about as many
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
         return loss
+
+    def _tokens_of(self, inputs: dict[str, Any]) -> int:
+        """Tokens of a batch, padding not counted."""
+        return int(inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel())
 
     @override
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        data = self.eval_dataset if eval_dataset is None else eval_dataset
         with self.progress.paused():
-            figures = held_out_loss(self.model, data, emit=self._emit, cancel=self._cancel)
-        self.eval_losses[self.state.global_step] = figures.loss
-        self._emit(TrainEval(self.state.global_step, figures.loss, figures.perplexity, figures.rows))
-        metrics = {f"{metric_key_prefix}_loss": figures.loss, f"{metric_key_prefix}_perplexity": figures.perplexity}
+            figures = self._wiring.measure(self.state.global_step)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -171,7 +193,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc] # TRL is not typed
             self._load_from_checkpoint(str(checkpoint))
             self.progress.steps = step_of(checkpoint)
             return True
-        with _stops_inside(self.model, self._cancel):
+        with _stops_inside(self.model, self._wiring.cancel):
             try:
                 self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             except CancelledOperation:
@@ -191,14 +213,23 @@ class Progress(TrainerCallback):  # type: ignore[misc] # transformers is not typ
         peak_memory_bytes: The most that was seen in use.
     """
 
-    def __init__(self, emit: Callable[[TrainEvent], None], cancel: CancelToken, *, checkpoint_s: float) -> None:
+    def __init__(
+        self,
+        emit: Callable[[TrainEvent], None],
+        cancel: CancelToken,
+        *,
+        checkpoint_s: float,
+        metrics: Mapping[str, str] | None = None,
+    ) -> None:
         """Set it up.
 
         Args:
             emit: Gets a `TrainStep` per optimizer step.
             cancel: A request stops after the current step and writes a checkpoint.
             checkpoint_s: How often to write one, in seconds; 0 is only when the trainer's settings say so.
+            metrics: What is told of the trainer's log besides the loss: its name there -> its name here.
         """
+        self._metrics = dict(metrics or {})
         self._checkpoint_s = checkpoint_s
         self._checkpointed = 0.0
         self._emit = emit
@@ -261,9 +292,17 @@ class Progress(TrainerCallback):  # type: ignore[misc] # transformers is not typ
                 hint="Lower learning_rate, or train in bfloat16 or float32 instead of float16.",
             )
         self.losses = (loss if self.losses[0] is None else self.losses[0], loss)
-        self._tell(state, loss, float(logs["learning_rate"]), None if grad_norm is None else float(grad_norm))
+        metrics = {ours: float(logs[theirs]) for theirs, ours in self._metrics.items() if theirs in logs}
+        self._tell(state, loss, float(logs["learning_rate"]), None if grad_norm is None else float(grad_norm), metrics)
 
-    def _tell(self, state: TrainerState, loss: float | None, learning_rate: float, grad_norm: float | None) -> None:
+    def _tell(
+        self,
+        state: TrainerState,
+        loss: float | None,
+        learning_rate: float,
+        grad_norm: float | None,
+        metrics: dict[str, float] | None = None,
+    ) -> None:
         self.elapsed_s = max(time.monotonic() - self._start - self._paused_s, 1e-9)
         self.tokens_per_s = self.tokens / self.elapsed_s
         memory = device_memory_bytes("cuda") if torch.cuda.is_available() else process_memory_bytes()
@@ -281,6 +320,7 @@ class Progress(TrainerCallback):  # type: ignore[misc] # transformers is not typ
                 memory_bytes=memory,
                 elapsed_s=self.elapsed_s,
                 eta_s=per_step * (state.max_steps - state.global_step),
+                metrics=metrics or {},
             )
         )
 

@@ -170,8 +170,9 @@ def test_what_trl_feeds_the_model_is_what_was_made(llama2: LoadedModel, tmp_path
     from llmmagic.core.training.adapter import attach
     from llmmagic.core.training.checkpoints import Checkpoints
     from llmmagic.core.training.guard import lent_model
+    from llmmagic.core.training.methods.sft_trainer import TokenTrainer
     from llmmagic.core.training.options import Compute, make_sft_config
-    from llmmagic.core.training.trainer import Progress, Trainer
+    from llmmagic.core.training.trainer import Progress, Wiring
 
     examples = [
         example
@@ -184,16 +185,19 @@ def test_what_trl_feeds_the_model_is_what_was_made(llama2: LoadedModel, tmp_path
     args = make_sft_config({"output_dir": str(tmp_path), "max_length": 16}, {}, Compute("cpu", "float32"))
     with lent_model(llama2):
         model = attach(llama2, "adapter", LoraConfig(task_type="CAUSAL_LM"), {}).model
-        trainer = Trainer(
+        trainer = TokenTrainer(
             model,
             args,
             dataset,
             None,
             llama2.tokenizer,
-            checkpoints=Checkpoints(tmp_path, 2, {}),
-            progress=Progress(lambda event: None, CancelToken(), checkpoint_s=0),
-            emit=lambda event: None,
-            cancel=CancelToken(),
+            wiring=Wiring(
+                checkpoints=Checkpoints(tmp_path, 2, {}),
+                progress=Progress(lambda event: None, CancelToken(), checkpoint_s=0),
+                measure=lambda step: {},
+                emit=lambda event: None,
+                cancel=CancelToken(),
+            ),
         )
         (batch,) = trainer.get_train_dataloader()
         # pad = eos here: the end token that was taught keeps its label, the padding has none.
