@@ -9,6 +9,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from llmmagic.magics.arguments import check_variable, parse_line, parse_options_then_text
 from llmmagic.magics.errors import MagicUsageError, one_line_errors
+from llmmagic.magics.held import Held
 from llmmagic.magics.screens.detect import detect
 
 if TYPE_CHECKING:
@@ -25,16 +26,12 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
-        self._session: Session | None = None
+        self._held = Held(lambda text: self.front_end.say(text))
 
     @property
     def session(self) -> Session:
         """The session of this shell, made on first use."""
-        if self._session is None:
-            from llmmagic.core.session import Session
-
-            self._session = Session()
-        return self._session
+        return self._held.session
 
     @property
     def front_end(self) -> FrontEnd:
@@ -43,9 +40,7 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
 
     def close(self) -> None:
         """Free the session."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        self._held.close()
 
     # --- the model ------------------------------------------------------------------------------------------------
 
@@ -273,8 +268,12 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
         Options come first; the rest of the line, and of the cell, is the prompt, exactly as written: quotes, braces,
         dollar signs and backslashes need no care. A prompt that begins with ``--`` goes after a ``--`` of its own.
 
+        Without a prompt it opens the chat panel: the conversation goes on in it while no cell runs, with the context
+        window in view. Cells with the same ``--conversation`` share it, and ``llmchat`` finds it again.
+
         Examples::
 
+            %llm_chat
             %llm_chat What is bursitis?
             %llm_chat --conversation fonts --temperature 0 Describe Montserrat.
 
@@ -286,6 +285,12 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
 
         settings, text = parse_options_then_text(self.llm_chat, line)
         prompt = text if cell is None else "\n".join(part for part in (text, cell.strip("\n")) if part.strip())
+        attended = self.front_end.attended
+        if cell is None and not prompt.strip() and attended is not None:
+            from llmmagic.magics.panel.open import open_panel
+
+            open_panel(self._held.hub, settings, attended=attended)
+            return
         if not prompt.strip():
             raise MagicUsageError(
                 "There is no prompt.",

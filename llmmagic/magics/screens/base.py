@@ -33,6 +33,11 @@ class FrontEnd(Protocol):
         """Whether ANSI colours are understood in an error."""
         ...
 
+    @property
+    def attended(self) -> bool | None:
+        """Whether someone is there to use a widget; ``None`` where there are no widgets at all."""
+        ...
+
     def card_screen(self) -> Screen[Card]:
         """A place for a card that changes."""
         ...

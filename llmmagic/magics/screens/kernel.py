@@ -100,12 +100,16 @@ class KernelFrontEnd:
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
 
-    def card_screen(self) -> WidgetCardScreen | HtmlCardScreen:
-        """A widget, if someone is there to see it."""
+    @property
+    def attended(self) -> bool:
+        """Whether someone is there to see a widget."""
         # nbclient and papermill answer no questions and say so with each request. They write down the state of every
         # widget that ever was, so they get none.
-        attended = getattr(self._shell.kernel, "_allow_stdin", True)
-        return WidgetCardScreen() if attended and _widgets_work() else HtmlCardScreen()
+        return bool(getattr(self._shell.kernel, "_allow_stdin", True)) and _widgets_work()
+
+    def card_screen(self) -> WidgetCardScreen | HtmlCardScreen:
+        """A widget, if someone is there to see it."""
+        return WidgetCardScreen() if self.attended else HtmlCardScreen()
 
     def reply_screen(self, *, raw: bool) -> HtmlReplyScreen | PlainReplyScreen:
         """Rendered Markdown, or the raw text."""

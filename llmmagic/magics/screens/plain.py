@@ -81,6 +81,7 @@ class PlainFrontEnd:
     """Plain text on standard output."""
 
     colour = False
+    attended = None  # no widgets
 
     def card_screen(self) -> PlainCardScreen:
         """Lines as things go on."""

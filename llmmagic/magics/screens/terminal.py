@@ -62,6 +62,8 @@ class LiveScreen:
 class TerminalFrontEnd:
     """A terminal, drawn with rich."""
 
+    attended = None  # no widgets
+
     def __init__(self, *, colour: bool = True, console: Console | None = None) -> None:
         """Make one.
 
