@@ -111,15 +111,23 @@ class KVCache:
         """
         kept = min(self.common_prefix(prompt_ids), len(prompt_ids) - 1)
         removed = len(self.token_ids) - kept
-        if not self.extensible or (removed and not self._croppable):
+        if not self.extensible or (removed and not self.croppable):
             kept = 0
         if kept == 0:
             self.reset()
         elif removed:
-            # Negative means "remove that many"; a positive argument is refused by newer releases of the library.
-            self.past_key_values.crop(-removed)
-            del self.token_ids[kept:]
+            self.cut(removed)
         return kept
+
+    def cut(self, count: int) -> None:
+        """Take the last tokens out.
+
+        Args:
+            count: 1 at least; the cache must be `croppable`.
+        """
+        # Negative means "remove that many"; a positive argument is refused by newer releases of the library.
+        self.past_key_values.crop(-count)
+        del self.token_ids[-count:]
 
     def common_prefix(self, prompt_ids: Sequence[int]) -> int:
         """How many tokens at the beginning of a prompt (T,) the cache holds too."""
@@ -134,12 +142,18 @@ class KVCache:
         return held // len(self) if self.token_ids else 0
 
     @property
-    def _croppable(self) -> bool:
+    def croppable(self) -> bool:
+        """Whether the last tokens can be taken out again."""
         return all(
             type(layer) is GrowingLayer
             or (type(layer) is DynamicSlidingWindowLayer and layer.get_seq_length() < layer.sliding_window)
             for layer in self.past_key_values.layers
         )
+
+    @property
+    def stays_croppable(self) -> bool:
+        """Whether the last tokens can be taken out again, however many more come."""
+        return all(type(layer) is GrowingLayer for layer in self.past_key_values.layers)
 
     def __len__(self) -> int:
         """Tokens in the cache."""

@@ -19,6 +19,7 @@ from typing_extensions import override
 from llmmagic.core.config import GenerationConfig
 from llmmagic.core.engines.base import Capabilities, Engine, check_prompt
 from llmmagic.core.engines.detokenize import StopStrings, make_detokenizer
+from llmmagic.core.engines.drafting import DraftingFeeder
 from llmmagic.core.engines.kv_cache import KVCache
 from llmmagic.core.engines.reply import Reply
 from llmmagic.core.engines.sampling import Sampler
@@ -60,13 +61,15 @@ class TransformersEngine(Engine):
         True
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *, drafts: bool = True) -> None:
         """Take a loaded model.
 
         Args:
             loaded: Shared with whoever trains it or changes its adapters; its ``model`` is read anew at each call.
+            drafts: Guess tokens of text that repeats itself, where that changes nothing but the time they take.
         """
         self._loaded = loaded
+        self._drafts = drafts
         self._kv_cache: KVCache | None = None
         self._ahead: KVCache | None = None  # what was read in idle time, beside the cache of the last prompt
         self._weights: tuple[weakref.ref[Any], str | None] | None = None
@@ -178,20 +181,25 @@ class TransformersEngine(Engine):
         stops = StopStrings(config.stop)
         limit = min(config.max_new_tokens, room)
         reason: FinishReason = "cancelled"
-        while not cancel.requested:
-            token = sampler.next(logits)
-            token_id = int(token)
-            ended = token_id in end_ids
-            text = "" if ended else stops.feed(detokenizer.feed(token_id))
-            yield reply.add(token_id, text)
-            if ended or stops.found:
-                reason = "stop"
-                break
-            if len(reply.token_ids) >= limit:
-                reason = "length" if limit == config.max_new_tokens else "context"
-                break
-            if not cancel.requested:
-                logits = runner.step(token, token_id)
+        drafting = DraftingFeeder(runner, prompt_ids, limit) if self._drafts and runner.can_draft else None
+        try:
+            while not cancel.requested:
+                token = sampler.next(logits)
+                token_id = int(token)
+                ended = token_id in end_ids
+                text = "" if ended else stops.feed(detokenizer.feed(token_id))
+                yield reply.add(token_id, text)
+                if ended or stops.found:
+                    reason = "stop"
+                    break
+                if len(reply.token_ids) >= limit:
+                    reason = "length" if limit == config.max_new_tokens else "context"
+                    break
+                if not cancel.requested:
+                    logits = drafting.step(token_id) if drafting else runner.step(token, token_id)
+        finally:
+            if drafting is not None:
+                drafting.settle()
         held = stops.flush()
         if held:
             yield reply.add(None, held)
@@ -215,8 +223,7 @@ class _Runner:
         self._cache_name = "past_key_values" if "past_key_values" in parameters else "cache_params"
         # use_cache is explicit: a trainer leaves `config.use_cache = False` behind.
         self._options: dict[str, Any] = {"use_cache": True, "return_dict": True}
-        if "logits_to_keep" in parameters:
-            self._options["logits_to_keep"] = 1
+        self._keeps_logits = "logits_to_keep" in parameters
 
     def prefill(
         self, prompt_ids: Sequence[int], cancel: CancelToken, chunk: int | None = None
@@ -240,22 +247,40 @@ class _Runner:
             if cancel.requested:
                 return None
             ids = list(prompt_ids[start : start + chunk])
-            logits = self._forward(torch.tensor([ids], device=self._device), ids)
+            logits = self._forward(torch.tensor([ids], device=self._device), ids)[-1]
             yield PrefillProgress(start + len(ids), total, self.cached_tokens)
         return logits
 
     def step(self, token: torch.Tensor, token_id: int) -> torch.Tensor:
         """Feed one token () and get the logits (V,) after it."""
-        return self._forward(token.view(1, 1), [token_id])
+        return self._forward(token.view(1, 1), [token_id])[-1]
+
+    @property
+    def can_draft(self) -> bool:
+        """Whether several tokens can be fed on trial, and come out as they would one by one.
+
+        With 16 bits the rounding of a pass over several tokens is another one, and could change what is said.
+        """
+        return self.model.dtype == torch.float32 and self._kv_cache.stays_croppable
+
+    def feed(self, ids: Sequence[int]) -> torch.Tensor:
+        """Feed tokens (t,) and get the logits (t, V) after each of them."""
+        return self._forward(torch.tensor([list(ids)], device=self._device), list(ids), len(ids))
+
+    def forget(self, count: int) -> None:
+        """Take the last tokens out of the KV cache."""
+        self._kv_cache.cut(count)
 
     # A decorator and not a block in the generator: a generator that yields inside such a block leaves its caller in it.
     @torch.inference_mode()
-    def _forward(self, input_ids: torch.Tensor, ids: list[int]) -> torch.Tensor:
-        """input_ids: (1, t), the same tokens as ``ids``. Returns (V,)."""
-        past: dict[str, Any] = {self._cache_name: self._kv_cache.past_key_values}
-        output = self.model(input_ids=input_ids, **past, **self._options)
+    def _forward(self, input_ids: torch.Tensor, ids: list[int], wanted: int = 1) -> torch.Tensor:
+        """input_ids: (1, t), the same tokens as ``ids``. Returns the logits (wanted, V) after the last of them."""
+        options = {**self._options, self._cache_name: self._kv_cache.past_key_values}
+        if self._keeps_logits:
+            options["logits_to_keep"] = wanted
+        output = self.model(input_ids=input_ids, **options)
         self._kv_cache.token_ids += ids
-        logits: torch.Tensor = output.logits[0, -1]
+        logits: torch.Tensor = output.logits[0, -wanted:]
         return logits
 
 

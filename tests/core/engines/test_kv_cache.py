@@ -30,6 +30,7 @@ from transformers import (
 from llmmagic.core.config import GenerationConfig
 from llmmagic.core.engines import transformers as engine_module
 from llmmagic.core.engines.kv_cache import KVCache
+from llmmagic.core.engines.sampling import Sampler
 from llmmagic.core.engines.transformers import TransformersEngine
 from llmmagic.core.events import GenerationFinished, PrefillProgress
 from llmmagic.core.operation import CancelToken
@@ -39,14 +40,18 @@ WORDS = ["why", "the", "Bursitis", "é", "👍", "knee", "and", "42", "\n", "pai
 
 
 @contextmanager
-def recorded_logits(model: Any) -> Iterator[list[torch.Tensor]]:
-    """The last logits (V,) of every forward."""
+def recorded_logits() -> Iterator[list[torch.Tensor]]:
+    """The logits (V,) that each token was chosen from."""
     seen: list[torch.Tensor] = []
-    hook = model.register_forward_hook(lambda _module, _args, output: seen.append(output.logits[0, -1].clone()))
-    try:
+    choose = Sampler.next
+
+    def record(sampler: Sampler, logits: torch.Tensor) -> torch.Tensor:
+        seen.append(logits.clone())
+        return choose(sampler, logits)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sampler, "next", record)
         yield seen
-    finally:
-        hook.remove()
 
 
 @torch.inference_mode()
@@ -88,7 +93,7 @@ def check_turn(
     before = list(held_ids(engine)) if engine._kv_cache else []
     cancel = CancelToken()
     events = []
-    with recorded_logits(model) as logits:
+    with recorded_logits() as logits:
         for event in engine.generate(prompt, config, cancel):
             events.append(event)
             if stop_after is not None and len(events) >= stop_after:
@@ -183,7 +188,7 @@ def test_a_prompt_read_ahead_is_gone_on_from_and_the_other_cache_is_let_go(
     check_turn(engine, model, system + old + kept, greedy)
 
     trimmed = system + kept + list(b"And now?")
-    with recorded_logits(model) as logits:
+    with recorded_logits() as logits:
         last = list(engine.generate(trimmed, greedy, CancelToken()))[-1]
     assert isinstance(last, GenerationFinished)
     assert last.stats.cached_tokens == len(system + kept)
@@ -310,7 +315,7 @@ def test_sliding_windows_go_on_and_start_anew_where_they_cannot_be_cut(
     greedy = GenerationConfig(max_new_tokens=8, temperature=0)
 
     def turn(prompt: list[int]) -> GenerationFinished:
-        with recorded_logits(model) as logits:
+        with recorded_logits() as logits:
             last = list(engine.generate(prompt, greedy, CancelToken()))[-1]
         assert isinstance(last, GenerationFinished)
         sequence = prompt + list(last.token_ids)
@@ -339,7 +344,7 @@ def test_recurrent_state_is_computed_anew_for_each_prompt(tokenizer: Any) -> Non
     engine = TransformersEngine(as_loaded(model, tokenizer))
     prompt = list(range(60))
     for ids in (prompt, [*prompt, 1, 2, 3], prompt[:20]):
-        with recorded_logits(model) as logits:
+        with recorded_logits() as logits:
             last = list(engine.generate(ids, GenerationConfig(max_new_tokens=6, temperature=0), CancelToken()))[-1]
         assert isinstance(last, GenerationFinished)
         assert last.stats.cached_tokens == 0
