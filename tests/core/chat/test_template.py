@@ -117,7 +117,7 @@ def test_a_template_cannot_reach_python() -> None:
         ("gemma", True, True, False),
         ("qwen2_5", False, False, True),
         ("llama3", False, False, False),
-        ("smolvlm", False, False, False),
+        ("idefics3", False, False, False),
     ],
 )
 def test_what_a_template_does_is_found_out(name: str, merges: bool, alternates: bool, silences: bool) -> None:
@@ -127,7 +127,7 @@ def test_what_a_template_does_is_found_out(name: str, merges: bool, alternates: 
 
 
 def test_templates_of_models_that_see_pictures_get_parts() -> None:
-    template = make("smolvlm")
+    template = make("idefics3")
     assert template.takes_parts
     assert "What is 2 + 2?" in template.render(TALK)
     assert not make("chatml").takes_parts

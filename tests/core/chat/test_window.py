@@ -19,7 +19,7 @@ from tests.core.chat.tokenizers_for_tests import HAND_WRITTEN, templates, tokeni
 
 REAL = [
     "cohere", "deepseekv3", "gemma", "gemma3", "glm4moe", "gptoss", "llama3_1", "llava_next",
-    "nemotron_3_nano", "phi3", "qwen2_5", "qwen3", "qwen3_5_nothink", "qwen3_8", "smolvlm",
+    "nemotron_3_nano", "phi3", "qwen2_5", "qwen3", "qwen3_5_nothink", "qwen3_8", "idefics3",
 ]  # fmt: skip
 
 
