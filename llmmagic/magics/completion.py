@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
-from llmmagic.core.config import DenseCopy, DType, EngineName, Quantization, Recipe
+from llmmagic.core.config import DenseCopy, DType, EngineName, GGUFType, Quantization, Recipe
 from llmmagic.magics import candidates
 from llmmagic.magics.arguments import options_of
 
@@ -18,6 +18,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "quantization": get_args(Quantization),
     "dtype": get_args(DType),
     "engine": get_args(EngineName),
+    "gguf_type": get_args(GGUFType),
     "dense_copy": get_args(DenseCopy),
     "recipe": get_args(Recipe),
     "device": ("auto", "cpu", "cuda", "mps"),

@@ -48,8 +48,10 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
     @argument(
         "model",
         metavar="MODEL",
+        nargs="?",
+        default="",
         help="Hub id (org/name or org/name@revision), a folder, a .gguf file, 'demo' (a small real model) or "
-        "'tiny-random' (for tests).",
+        "'tiny-random' (for tests); with --base-url a name of the server, or none for its first.",
     )
     @argument(
         "--quantization",
@@ -69,7 +71,21 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
         "--engine",
         metavar="ENGINE",
         default="auto",
-        help="transformers can train; llama.cpp only chats, many times faster on a CPU; auto (default): transformers.",
+        help="transformers can train; llama.cpp only chats, many times faster on a CPU; openai leaves it to a server; "
+        "auto (default): transformers.",
+    )
+    @argument("--base-url", metavar="URL", help="An OpenAI-compatible server (vLLM, llama-server, ...) to chat with.")
+    @argument(
+        "--key-over-http",
+        action="store_true",
+        help="Send the server's key (LLMMAGIC_API_KEY, or of the keyring) unencrypted to another machine.",
+    )
+    @argument(
+        "--gguf-type",
+        metavar="TYPE",
+        default="auto",
+        help="For llama.cpp, what the weights are converted to: q8_0, q4_0, f16, bf16, f32, or auto (default): q8_0, "
+        "or q4_0 where memory holds no more.",
     )
     @argument(
         "--dense-copy",
@@ -99,12 +115,13 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
             %llm_load demo
             %llm_load HuggingFaceTB/SmolLM2-1.7B-Instruct --quantization nf4
             %llm_load ./my-model --adapter results/medical
+            %llm_load --base-url http://127.0.0.1:8000/v1
         """
         from llmmagic.magics.follow import follow
         from llmmagic.magics.views.load import LoadView
 
         settings = vars(parse_line(self.llm_load, line))
-        view = LoadView(settings["model"], loaded_before=self.session.info)
+        view = LoadView(settings["model"] or settings["base_url"] or "", loaded_before=self.session.info)
         operation = self.session.load(settings.pop("model"), **settings)
         follow(operation, view, self.front_end.card_screen(), delay_s=_BAR_AFTER_S)
 

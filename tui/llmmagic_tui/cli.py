@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
 _WEB_DRIVER = "TEXTUAL_DRIVER"  # set by the server for the app it starts
 _PARENT_S = 1.0
-_SETTINGS = ("model", "adapter", "quantization", "engine", "system", "context", "overflow")
+_SETTINGS = (
+    "model", "adapter", "quantization", "engine", "gguf_type", "base_url", "key_over_http", "system", "context",
+    "overflow",
+)  # fmt: skip
 _GENERATION = ("max_new_tokens", "temperature", "seed")
 
 
@@ -115,6 +118,8 @@ def _settings(arguments: argparse.Namespace, parser: Parser) -> Settings:
     from llmmagic_tui.settings import read_settings
 
     settings = read_settings()
+    if arguments.base_url is not None and arguments.engine not in (None, "auto", "openai"):
+        parser.error(f"--base-url is for the engine openai, not for {arguments.engine}")
     try:
         return settings.changed(given(arguments, (*_SETTINGS, *_GENERATION)))
     except ConfigError as err:
@@ -138,7 +143,7 @@ def _web(arguments: argparse.Namespace) -> int:
 
     # The data folder is in the environment by now.
     options = given(arguments, [name for name in (*_SETTINGS, *_GENERATION, "conversation") if name != "model"])
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    words = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in options.items()]
     return serve([*words, *filter(None, [arguments.model])], port=arguments.port)
 
 

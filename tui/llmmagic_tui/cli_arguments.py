@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from llmmagic import __version__
-from llmmagic.core.config import EngineName, Overflow, Quantization
+from llmmagic.core.config import EngineName, GGUFType, Overflow, Quantization
 from llmmagic.core.errors import did_you_mean
 
 BUILT_IN_MODELS = {"demo": "SmolLM2-135M-Instruct, small enough for any machine", "tiny-random": "random weights"}
@@ -134,6 +134,17 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--adapter", metavar="PATH", help="PEFT adapter to put on top: a folder or Hub id")
     model.add_argument("--quantization", choices=get_args(Quantization), help="format of the weights")
     model.add_argument("--engine", choices=get_args(EngineName), help="who generates (default: the fastest that can)")
+    model.add_argument(
+        "--gguf-type",
+        choices=get_args(GGUFType),
+        help="what the weights become for llama.cpp (default: q8_0 if it fits)",
+    )
+    model.add_argument(
+        "--base-url", metavar="URL", help="an OpenAI-compatible server that the model runs on; MODEL is its name there"
+    )
+    model.add_argument(
+        "--key-over-http", action="store_true", default=None, help="send the key unencrypted to another machine"
+    )
     model.add_argument("--context", type=int, metavar="N", help="most tokens of prompt and reply together")
     chat = parser.add_argument_group("conversation")
     chat.add_argument("-p", "--prompt", metavar="TEXT", help="print the answer and exit; piped input comes after TEXT")

@@ -26,7 +26,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from llmmagic.core.config import EngineName, GenerationConfig, LoadConfig, Overflow, Quantization, config_dir, data_dir
+from llmmagic.core.config import (
+    EngineName,
+    GenerationConfig,
+    GGUFType,
+    LoadConfig,
+    Overflow,
+    Quantization,
+    config_dir,
+    data_dir,
+)
 from llmmagic.core.errors import ConfigError, did_you_mean
 
 ENV_PREFIX = "LLMCHAT_"
@@ -50,6 +59,12 @@ class Settings:
     """Weight format."""
     engine: EngineName = "auto"
     """Who generates: ``llama.cpp`` where there is no GPU, else ``transformers``, if it is left to us."""
+    gguf_type: GGUFType = "auto"
+    """What the weights become when a model is converted for llama.cpp: ``q8_0`` if memory holds it, else ``q4_0``."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server that the model runs on; the engine is then ``openai``."""
+    key_over_http: bool = False
+    """Send the key over plain http to another machine; for the command line alone, so that it is meant each time."""
     system: str | None = None
     """System prompt of new conversations; ``None`` leaves it to the model's chat template."""
     context: int | None = None
@@ -83,11 +98,26 @@ class Settings:
         Raises:
             ConfigError: A value that is not allowed.
         """
+        # An engine of this machine that is asked for by name is for a model of this machine, whatever the file says.
+        if self.engine == "openai" or (self.base_url is not None and self.engine == "auto"):
+            return self._server_config()
         return LoadConfig(
             model_id=self.model if self.model is not None else default or last_model() or DEFAULT_MODEL,
             adapter=self.adapter,
             quantization=self.quantization,
             engine=self.engine,
+            gguf_type=self.gguf_type if self.engine != "transformers" else "auto",
+            max_context=self.context,
+        )
+
+    def _server_config(self) -> LoadConfig:
+        # The last model was one of this machine; and how its weights are kept is no word about those of a server.
+        return LoadConfig(
+            model_id=self.model or "",
+            adapter=self.adapter,
+            engine=self.engine,
+            base_url=self.base_url,
+            key_over_http=self.key_over_http,
             max_context=self.context,
         )
 
@@ -107,8 +137,9 @@ class Settings:
 
 # What a key takes. `generation`, `keys` and `warnings` are no single values.
 KINDS: dict[str, type] = {
-    "model": str, "adapter": str, "quantization": str, "engine": str, "system": str, "context": int, "overflow": str,
-    "theme": str,
+    "model": str, "adapter": str, "quantization": str, "engine": str, "gguf_type": str, "base_url": str, "system": str,
+    "context": int,
+    "overflow": str, "theme": str,
 }  # fmt: skip
 GENERATION_KINDS: dict[str, type] = {
     "max_new_tokens": int, "temperature": float, "top_k": int, "top_p": float, "min_p": float,

@@ -155,6 +155,27 @@ class LlamaCppEngine(Engine):
             yield reply.add(None, held)
         yield reply.finished(reason)
 
+    def next_tokens(self, prompt_ids: Sequence[int], count: int) -> list[tuple[int, float]]:
+        """What comes next, as llama.cpp sees it before any sampling.
+
+        Args:
+            prompt_ids: (T,).
+            count: How many tokens to tell.
+
+        Returns:
+            Ids and log-probabilities in nats, the most likely first.
+
+        Raises:
+            EngineError: Generation failed.
+        """
+        check_prompt(prompt_ids, vocab_size=self._vocab_size, context_window=self._context_window)
+        config = GenerationConfig(max_new_tokens=1, temperature=0, repetition_penalty=1)
+        # Not as a stream: that says nothing of a token that is only a part of a character.
+        request = {**self._request(prompt_ids, config, 1), "n_probs": count, "stream": False}
+        (answer,) = self._stream(request, CancelToken())
+        (told,) = answer["choices"][0]["logprobs"]["content"]
+        return [(item["id"], item["logprob"]) for item in told["top_logprobs"]]
+
     def _request(self, prompt_ids: Sequence[int], config: GenerationConfig, limit: int) -> dict[str, Any]:
         sampling: Sampling = resolve_sampling(config, self._advice)
         seed = secrets.randbelow(_SEEDS) if config.seed is None else config.seed % _SEEDS

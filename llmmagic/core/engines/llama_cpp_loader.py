@@ -7,11 +7,13 @@ from importlib.util import find_spec
 
 from llmmagic.core.chat.template import ChatTemplate
 from llmmagic.core.config import LoadConfig
-from llmmagic.core.engines.gguf_file import GGUFFacts, GGUFModel, find_gguf, read_facts
+from llmmagic.core.engines.gguf_file import GGUFModel, find_gguf
 from llmmagic.core.engines.llama_cpp import LlamaCppEngine, read_advice
 from llmmagic.core.engines.opened import OpenedEngine
+from llmmagic.core.engines.parity import parity_notices
 from llmmagic.core.errors import ModelLoadError, ModelMemoryError
 from llmmagic.core.events import Choice, LoadEvent, ModelInfo
+from llmmagic.core.export.gguf_facts import GGUFFacts, read_facts
 from llmmagic.core.models.hardware import detect
 from llmmagic.core.models.memory import free_memory_bytes
 from llmmagic.core.models.names import parse_name
@@ -32,10 +34,10 @@ def chats_faster(config: LoadConfig) -> bool:
     Returns:
         True on a machine without a GPU, for a plain model, with llama.cpp installed.
     """
-    plain = config.adapter is None and config.quantization == "auto" and config.dtype == "auto"
+    plain = config.quantization == "auto" and config.dtype == "auto"
     if not plain or any(find_spec(module) is None for module in _MODULES):
         return False
-    if parse_name(config.model_id).kind in ("tiny-random", "adapter"):
+    if parse_name(config.model_id).kind == "tiny-random":
         return False
     return detect(config.device).kind == "cpu"
 
@@ -52,10 +54,21 @@ def open_llama_cpp(config: LoadConfig, *, emit: Callable[[LoadEvent], None], can
         The opened engine, without ``loaded``.
 
     Raises:
-        ModelLoadError: llama.cpp is not installed, or cannot load this model; adapters it cannot.
+        ModelLoadError: llama.cpp is not installed, or cannot load this model.
         ModelMemoryError: It does not fit.
         RemoteCodeError: The model comes with code of its own.
         CancelledOperation: It was cancelled.
+    """
+    require_llama_cpp()
+    model = find_gguf(config, emit=emit, cancel=cancel)
+    return open_gguf(config, model, emit=emit, cancel=cancel)
+
+
+def require_llama_cpp() -> None:
+    """Refuse what cannot be done without llama.cpp and its converter.
+
+    Raises:
+        ModelLoadError: One of them is not installed.
     """
     missing = [module for module in _MODULES if find_spec(module) is None]
     if missing:
@@ -63,15 +76,27 @@ def open_llama_cpp(config: LoadConfig, *, emit: Callable[[LoadEvent], None], can
             f"The llama.cpp engine needs {' and '.join(missing)}.",
             hint=f"pip install {' '.join(missing).replace('_', '-')}",
         )
-    if config.adapter is not None:
-        raise ModelLoadError("The llama.cpp engine cannot load adapters.", hint="Use --engine transformers.")
-    model = find_gguf(
-        config.model_id,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
-        emit=emit,
-        cancel=cancel,
-    )
+
+
+def open_gguf(
+    config: LoadConfig, model: GGUFModel, *, emit: Callable[[LoadEvent], None], cancel: CancelToken
+) -> OpenedEngine:
+    """Load a GGUF file that was found.
+
+    Args:
+        config: How.
+        model: The file.
+        emit: Told when its comparison with the original came out badly.
+        cancel: Checked before it begins.
+
+    Returns:
+        The opened engine, without ``loaded``.
+
+    Raises:
+        ModelLoadError: llama.cpp cannot load it.
+        ModelMemoryError: It does not fit.
+        CancelledOperation: It was cancelled.
+    """
     cancel.check()
     facts = read_facts(model.file)
     free = free_memory_bytes()
@@ -84,6 +109,8 @@ def open_llama_cpp(config: LoadConfig, *, emit: Callable[[LoadEvent], None], can
         )
     tokenizer = load_tokenizer(model.folder, trust_remote_code=config.trust_remote_code)
     template = ChatTemplate.from_tokenizer(tokenizer)
+    for notice in parity_notices(model.parity, config.model_id, facts.quantization):
+        emit(notice)
     window = min(facts.context_length, config.max_context or _LARGEST_WINDOW)
     engine = LlamaCppEngine(
         model.file,
@@ -96,11 +123,9 @@ def open_llama_cpp(config: LoadConfig, *, emit: Callable[[LoadEvent], None], can
 
 
 def _info(config: LoadConfig, model: GGUFModel, facts: GGUFFacts, window: int, *, own_template: bool) -> ModelInfo:
-    choices = []
+    choices = [*model.choices]
     if config.engine == "auto":
         choices.append(Choice("engine", "llama.cpp", "many times faster than transformers without a GPU"))
-    if model.converted:
-        choices.append(Choice("quantization", facts.quantization, "next to no loss, and fast on every CPU"))
     if config.max_context is None and window < facts.context_length:
         reason = f"the model has {facts.context_length}; its memory is taken at once"
         choices.append(Choice("context_window", str(window), reason))
@@ -118,6 +143,9 @@ def _info(config: LoadConfig, model: GGUFModel, facts: GGUFFacts, window: int, *
         device="cpu",
         context_window=window,
         memory_bytes=facts.size_bytes,
+        adapter=model.adapter,
+        adapters=() if model.adapter is None else (model.adapter,),
+        parity=model.parity,
         choices=tuple(choices),
         from_cache=model.converted,
         chat_template=own_template,

@@ -6,13 +6,13 @@ Torch-free until a model is really opened in this process.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmmagic.core.chat.template import ChatTemplate
 from llmmagic.core.config import LoadConfig
 from llmmagic.core.engines.base import Engine
-from llmmagic.core.errors import ModelLoadError
+from llmmagic.core.errors import ConfigError, ModelLoadError
 from llmmagic.core.events import LoadEvent, ModelInfo, Notice
 from llmmagic.core.operation import CancelToken
 
@@ -58,6 +58,10 @@ def open_engine(
         EngineError: The worker process died.
         CancelledOperation: It was cancelled.
     """
+    if config.engine == "openai":  # there is nothing of it here that could block or crash
+        from llmmagic.core.engines.openai.opening import open_server
+
+        return open_server(config, emit=emit, cancel=cancel)
     if worker:
         from llmmagic.core.engines.worker import WorkerEngine
 
@@ -68,6 +72,7 @@ def open_engine(
         return open_llama_cpp(config, emit=emit, cancel=cancel)
     from llmmagic.core.models.load import prepare
 
+    _refuse_file_type(config)
     return open_local(prepare(config, emit=emit, cancel=cancel), emit=emit, cancel=cancel)
 
 
@@ -93,8 +98,19 @@ def open_for_chat(config: LoadConfig, *, emit: Callable[[LoadEvent], None], canc
             try:
                 return open_llama_cpp(config, emit=emit, cancel=cancel)
             except ModelLoadError as err:
-                emit(Notice(f"llama.cpp cannot be used, transformers is: {err.message}", "warning", "engine"))
+                # An information: nothing is worse than without llama.cpp, and it is found out only once.
+                emit(Notice(f"Transformers answers, not llama.cpp: {err.message}", "info", "engine"))
+                config = replace(config, gguf_type="auto")
     return open_engine(config, worker=False, emit=emit, cancel=cancel)
+
+
+def _refuse_file_type(config: LoadConfig) -> None:
+    """Where ``auto`` has come to transformers: a setting that does nothing must not be taken silently."""
+    if config.gguf_type != "auto":
+        raise ConfigError(
+            f"gguf_type={config.gguf_type} is for llama.cpp, and transformers was chosen.",
+            hint="Add --engine llama.cpp (in Python: engine='llama.cpp').",
+        )
 
 
 def open_local(plan: LoadPlan, *, emit: Callable[[LoadEvent], None], cancel: CancelToken) -> OpenedEngine:

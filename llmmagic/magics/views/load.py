@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from typing_extensions import assert_never
 
-from llmmagic.core.events import Cancelled, LoadEvent, LoadFinished, LoadProgress, LoadStage, ModelInfo, Notice
+from llmmagic.core.events import Cancelled, LoadEvent, LoadFinished, LoadProgress, LoadStage, ModelInfo, Notice, Parity
 from llmmagic.magics.figures import bytes_text, count_text, seconds_text
 from llmmagic.magics.views.card import STOPPING, Bar, Card, CardStatus, Note
 
@@ -18,6 +18,7 @@ _LABELS: dict[LoadStage, str] = {
     "quantize": "Quantise",
     "adapter": "Adapter",
     "save": "Save",
+    "check": "Compare",
 }
 _SETTLED_S = 1.0  # a time left that is computed from less is a guess
 
@@ -128,8 +129,29 @@ def load_card(finished: LoadFinished, *, notes: tuple[Note, ...] = ()) -> Card:
     return Card(title=info.model_id, status="done", facts=model_facts(info), notes=notes)
 
 
+def _server_facts(info: ModelInfo) -> tuple[tuple[str, str], ...]:
+    """A model that runs elsewhere: where, how much it can read, and whether that can be counted."""
+    facts = {choice.name: f"{choice.value} ({choice.reason})" for choice in info.choices}
+    window = f"{info.context_window:,} tokens"
+    reason = next((f" ({choice.reason})" for choice in info.choices if choice.name == "context_window"), "")
+    shown = [("Server", facts["server"]), ("Context window", f"{window}{reason}")]
+    if info.parameters:
+        shown.append(("Parameters", count_text(info.parameters)))
+    return (*shown, ("Token counts", facts["token counts"]))
+
+
+def parity_text(parity: Parity) -> str:
+    """How near a converted model is to the original, in words."""
+    return (
+        f"same first choice at {parity.agreement:.1%} of {parity.tokens} tokens; log-probabilities differ by "
+        f"{parity.mean_difference:.3f} on average"
+    )
+
+
 def model_facts(info: ModelInfo) -> tuple[tuple[str, str], ...]:
     """What is loaded, in words; what ``auto`` chose stands with its reason beside the value it led to."""
+    if info.server is not None:
+        return _server_facts(info)
     reasons = {choice.name: choice.reason for choice in info.choices}
 
     def because(name: str, value: str) -> str:
@@ -152,6 +174,8 @@ def model_facts(info: ModelInfo) -> tuple[tuple[str, str], ...]:
         facts.append(("Other adapters", ", ".join(others)))
     if info.engine != "transformers":
         facts.append(("Engine", because("engine", info.engine)))
+    if info.parity is not None:
+        facts.append(("Against the original", parity_text(info.parity)))
     left = [choice for choice in info.choices if choice.name in reasons]
     facts += [(choice.name.capitalize(), because(choice.name, choice.value)) for choice in left]
     return tuple(facts)

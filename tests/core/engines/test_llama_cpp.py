@@ -14,14 +14,15 @@ from llmmagic.core.chat.template import ChatTemplate
 from llmmagic.core.config import GenerationConfig, LoadConfig
 from llmmagic.core.engines import llama_cpp_loader
 from llmmagic.core.engines.base import Capabilities, Engine
-from llmmagic.core.engines.gguf_file import GGUFFacts, find_gguf, read_facts
+from llmmagic.core.engines.gguf_file import find_gguf
 from llmmagic.core.engines.llama_cpp import LlamaCppEngine, read_advice
-from llmmagic.core.engines.llama_cpp_loader import chats_faster, open_llama_cpp
+from llmmagic.core.engines.llama_cpp_loader import chats_faster
 from llmmagic.core.engines.opened import open_engine
 from llmmagic.core.engines.transformers import TransformersEngine
 from llmmagic.core.errors import ConfigError, ContextOverflowError, EngineError, ModelLoadError, RemoteCodeError
 from llmmagic.core.events import EngineEvent, GenerationFinished, PrefillProgress, TextDelta
-from llmmagic.core.operation import CancelledOperation, CancelToken
+from llmmagic.core.export.gguf_facts import GGUFFacts, read_facts
+from llmmagic.core.operation import CancelToken
 from tests.core.engines.conftest import as_loaded
 from tests.core.engines.tiny_gguf import write_tiny_gguf
 
@@ -197,8 +198,6 @@ def test_what_it_cannot_load_is_refused(tmp_path: Path, template: ChatTemplate) 
         read_facts(broken)
     with pytest.raises(ModelLoadError, match=r"llama\.cpp cannot load .*broken\.gguf"):
         LlamaCppEngine(broken, template=template, vocab_size=259, context_window=64)
-    with pytest.raises(ModelLoadError, match="adapters"):
-        open_llama_cpp(LoadConfig(model_id="x/y", adapter="a"), emit=nothing, cancel=CancelToken())
     with pytest.raises(ConfigError, match=r"engine must be one of auto, transformers, llama\.cpp"):
         LoadConfig(model_id="demo", engine="llama")  # type: ignore[arg-type]
 
@@ -216,22 +215,7 @@ def copy_with(folder: Path, target: Path, change: Callable[[dict[str, Any]], Non
 def test_a_model_with_code_of_its_own_is_not_handed_to_the_converter(tmp_path: Path, tiny_folder: Path) -> None:
     folder = copy_with(tiny_folder, tmp_path / "code", lambda config: config.update(auto_map={"AutoModel": "m.M"}))
     with pytest.raises(RemoteCodeError):
-        find_gguf(str(folder), emit=nothing, cancel=CancelToken())
-
-
-def test_a_model_that_cannot_be_converted_says_why_and_leaves_nothing(
-    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LLMMAGIC_CACHE_DIR", str(tmp_path / "cache"))
-    folder = copy_with(tiny_folder, tmp_path / "odd", lambda config: config.update(architectures=["OddForCausalLM"]))
-    with pytest.raises(ModelLoadError, match=r"cannot be converted for llama\.cpp") as caught:
-        find_gguf(str(folder), emit=nothing, cancel=CancelToken())
-    assert "transformers" in caught.value.hint
-    assert not list((tmp_path / "cache" / "gguf").glob("*/*.gguf"))
-    cancel = CancelToken()
-    cancel.request()
-    with pytest.raises(CancelledOperation):
-        find_gguf(str(folder), emit=nothing, cancel=cancel)
+        find_gguf(LoadConfig(model_id=str(folder)), emit=nothing, cancel=CancelToken())
 
 
 @pytest.mark.parametrize(
@@ -239,7 +223,7 @@ def test_a_model_that_cannot_be_converted_says_why_and_leaves_nothing(
     [
         ({}, True),
         ({"model_id": "tiny-random"}, False),
-        ({"adapter": "folder"}, False),
+        ({"adapter": "folder"}, True),
         ({"quantization": "nf4"}, False),
         ({"dtype": "bfloat16"}, False),
     ],
