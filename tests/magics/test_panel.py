@@ -16,7 +16,7 @@ from llmmagic.core.config import GenerationConfig
 from llmmagic.core.errors import ConfigError
 from llmmagic.core.sanitize import strip_controls
 from llmmagic.core.session import Session
-from llmmagic.magics.panel import protocol
+from llmmagic.magics.panel.commands import VERSION
 from llmmagic.magics.panel.drawing import Drawn, read_settings
 from llmmagic.magics.panel.hub import PanelHub
 from llmmagic.magics.panel.panel import ChatPanel
@@ -52,7 +52,7 @@ class Browser:
 
     def _take(self, message: dict[str, Any]) -> None:
         message = json.loads(json.dumps(message))
-        assert message["v"] == protocol.VERSION
+        assert message["v"] == VERSION
         match message["type"]:
             case "path":
                 self.talk, self.ids = message["talk"], message["ids"]
@@ -79,7 +79,7 @@ class Browser:
     def ask(self, type: str, **values: Any) -> str:
         """Send a command and wait for its answer."""
         self._ref += 1
-        self.panel.handle({"v": protocol.VERSION, "ref": self._ref, "type": type, **values})
+        self.panel.handle({"v": VERSION, "ref": self._ref, "type": type, **values})
         self.until(lambda: self._ref in self.answers)
         return self.answers[self._ref]
 

@@ -11,7 +11,7 @@ from llmmagic.core.config import GenerationConfig, replace_known
 from llmmagic.core.errors import ConfigError
 from llmmagic.core.sanitize import one_line, strip_controls
 from llmmagic.magics.markdown import markdown_html
-from llmmagic.magics.panel.protocol import MessageView, SettingView, TalkEntry, TalkView, Window
+from llmmagic.magics.panel.updates import MessageView, SettingView, TalkEntry, TalkView, Window
 
 if TYPE_CHECKING:
     from llmmagic.core.chat.messages import Message

@@ -9,7 +9,7 @@ from llmmagic.magics.markdown import markdown_html, settled_length
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What has changed; the fields are those of `llmmagic.magics.panel.protocol.Stream`."""
+    """What has changed; the fields are those of `llmmagic.magics.panel.updates.Stream`."""
 
     settled: str
     cut: int

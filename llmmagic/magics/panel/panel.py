@@ -17,10 +17,10 @@ from llmmagic.core.errors import (
     SessionBusyError,
 )
 from llmmagic.core.events import ChatEvent, WindowReport
-from llmmagic.magics.panel import protocol
+from llmmagic.magics.panel import commands, updates
 from llmmagic.magics.panel.drawing import draw_entries, draw_settings, draw_talk, draw_window, read_settings
-from llmmagic.magics.panel.protocol import Answer, MessageView, Path, Sampling, Status, Talks, Update, Window
 from llmmagic.magics.panel.replies import Reply
+from llmmagic.magics.panel.updates import Answer, MessageView, Path, Sampling, Status, Talks, Update, Window
 
 if TYPE_CHECKING:
     from llmmagic.core.chat.messages import Message
@@ -88,17 +88,17 @@ class ChatPanel:
     def send(self, update: Update) -> None:
         """Send something."""
         with self._hub.lock:
-            self._carry(protocol.to_json(update))
+            self._carry(updates.to_json(update))
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Everything there is to see now, as messages: for a browser that has just drawn the panel."""
         live = self._live()
         views = self._views(self.talk.path(), live)
         path = Path(draw_talk(self.name, self.talk), tuple(each.id for each in views), tuple(views), live)
-        updates: list[Update] = [path, Sampling(draw_settings(self.generation)), self._window, self._status()]
+        shown: list[Update] = [path, Sampling(draw_settings(self.generation)), self._window, self._status()]
         if live and self._hub.reply is not None:
-            updates.append(self._hub.reply.so_far)
-        return [protocol.to_json(each) for each in updates]
+            shown.append(self._hub.reply.so_far)
+        return [updates.to_json(each) for each in shown]
 
     def refresh(self, *, count: bool = True) -> None:
         """Send what is not as it was.
@@ -199,19 +199,19 @@ class ChatPanel:
 
     def handle(self, data: object) -> None:
         """Carry out what the browser asks for, and answer it."""
-        ref = protocol.ref_of(data)
+        ref = commands.ref_of(data)
 
         def answer(error: str) -> None:
             self.send(Answer(ref, error))
 
         try:
-            if self._do(protocol.parse_command(data), answer):
+            if self._do(commands.parse_command(data), answer):
                 answer("")
         except LLMMagicError as err:
             answer(str(err))
             self.send_status()
 
-    def _do(self, command: protocol.Command, answer: Callable[[str], None]) -> bool:
+    def _do(self, command: commands.Command, answer: Callable[[str], None]) -> bool:
         """Carry out a command.
 
         Returns:
@@ -220,9 +220,9 @@ class ChatPanel:
         name, session = self.name, self._session
         generation = self.generation
         match command:
-            case protocol.Hello():
+            case commands.Hello():
                 self._hello()
-            case protocol.Send(text):
+            case commands.Send(text):
 
                 def sent(error: str) -> None:
                     if not error:
@@ -230,28 +230,28 @@ class ChatPanel:
                     answer(error)
 
                 return self._reply(lambda: session.chat(text, conversation=name, generation=generation), sent)
-            case protocol.Edit(id, text):
+            case commands.Edit(id, text):
                 return self._reply(lambda: session.edit(id, text, conversation=name, generation=generation), answer)
-            case protocol.Regenerate(id):
+            case commands.Regenerate(id):
                 return self._reply(lambda: session.regenerate(id, conversation=name, generation=generation), answer)
-            case protocol.Continue(id):
+            case commands.Continue(id):
                 return self._reply(lambda: session.continue_reply(id, conversation=name, generation=generation), answer)
-            case protocol.Stop():
+            case commands.Stop():
                 if self._hub.reply is not None and self._hub.reply.talk_id == self.talk.id:
                     self._hub.reply.stop()
-            case protocol.Draft(text):
+            case commands.Draft(text):
                 self._draft = text
                 self._count_soon()
-            case protocol.Settings(values):
+            case commands.Settings(values):
                 self.generation = read_settings(values)
                 self.send(Sampling(draw_settings(self.generation)))
                 self._count_soon()
-            case protocol.New():
+            case commands.New():
                 self._show(session.new_conversation().id)
-            case protocol.Open(id):
+            case commands.Open(id):
                 session.conversation(id)
                 self._show(session.name_of(id))
-            case protocol.List():
+            case commands.List():
                 past, here = session.past_conversations(limit=100), list(session.conversations.values())
                 self.send(Talks(draw_entries(past, here, self.talk.id)))
             case _:
@@ -260,23 +260,23 @@ class ChatPanel:
 
     def _change(
         self,
-        command: protocol.Pin | protocol.Rate | protocol.Better | protocol.Branch | protocol.System,
+        command: commands.Pin | commands.Rate | commands.Better | commands.Branch | commands.System,
     ) -> None:
         """Change the conversation, and tell all panels that show it."""
         talk = self.talk
         match command:
-            case protocol.Pin(id):
+            case commands.Pin(id):
                 change = talk.unpin if talk[id].pinned else talk.pin
                 change(id)
-            case protocol.Rate(id, rating):
+            case commands.Rate(id, rating):
                 talk.rate(id, None if talk[id].rating == rating else rating)
-            case protocol.Better(id, text):
+            case commands.Better(id, text):
                 talk.better(id, text if text.strip() else None)
-            case protocol.Branch(id, step):
+            case commands.Branch(id, step):
                 self._refuse_while_writing("go to another branch")
                 family = [each.id for each in talk.siblings(id)]
                 talk.select(family[(family.index(id) + step) % len(family)])
-            case protocol.System(text):
+            case commands.System(text):
                 self._refuse_while_writing("change the system prompt")
                 talk.system = text.strip() or None
             case _:

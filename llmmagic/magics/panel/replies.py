@@ -13,7 +13,7 @@ from llmmagic.core.errors import LLMMagicError
 from llmmagic.core.events import ChatEvent, ChatFinished, ChatStarted, Notice, PrefillProgress, TextDelta
 from llmmagic.magics.figures import rate_text, seconds_text
 from llmmagic.magics.panel.growing import GrowingMarkdown
-from llmmagic.magics.panel.protocol import Activity, Line, Stream
+from llmmagic.magics.panel.updates import Activity, Line, Stream
 
 if TYPE_CHECKING:
     from llmmagic.core.operation import Operation
