@@ -11,6 +11,7 @@ from llmmagic.magics.arguments import check_variable, parse_line, parse_options_
 from llmmagic.magics.errors import MagicUsageError, one_line_errors
 from llmmagic.magics.held import Held
 from llmmagic.magics.screens.detect import detect
+from llmmagic.magics.unseen import UnseenCells
 
 if TYPE_CHECKING:
     from llmmagic.core.session import Session
@@ -27,6 +28,7 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
         self._held = Held(lambda text: self.front_end.say(text))
+        self._unseen = UnseenCells(shell)
 
     @property
     def session(self) -> Session:
@@ -40,6 +42,7 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
 
     def close(self) -> None:
         """Free the session."""
+        self._unseen.remove()
         self._held.close()
 
     # --- the model ------------------------------------------------------------------------------------------------
@@ -272,6 +275,13 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
     @argument("--max-new-tokens", metavar="N", type=int, help="Most tokens of the reply (default: 512).")
     @argument("--temperature", metavar="T", type=float, help="0 always takes the most likely token.")
     @argument("--seed", metavar="S", type=int, help="The same seed gives the same reply.")
+    @argument(
+        "--engine",
+        metavar="ENGINE",
+        default="auto",
+        help="Who answers: llama.cpp converts what is loaded and trained, once, and is many times faster on a CPU; auto "
+        "(default): the one that it was loaded with.",
+    )
     @argument("--no-stream", action="store_true", help="Show the reply when it is complete.")
     @argument("--raw", action="store_true", help="Show the text as the model wrote it, not rendered Markdown.")
     @argument("--fill", action="store_true", help="Replace {variable} in the prompt; {{ and }} are plain braces.")
@@ -314,6 +324,8 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
                 hint="%llm_chat PROMPT, or %%llm_chat with the prompt below; %llm_chat? tells more.",
             )
         variable = None if settings.output is None else check_variable(settings.output)
+        if self._unseen.running and attended is None:
+            self.front_end.say(f"You: {prompt}")
         reply = chat(self.session, self.front_end, settings, prompt, self.shell.user_ns)
         if variable is not None:
             self.shell.user_ns[variable] = reply

@@ -65,6 +65,17 @@ def test_the_body_is_the_prompt_and_braces_stay(chatting: InteractiveShell) -> N
     assert prompts(chatting, "body") == [body.strip("\n")]
 
 
+def test_a_cell_that_is_run_unseen_says_its_prompt(
+    chatting: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``ipython FILE.ipynb`` runs its cells like this."""
+    capsys.readouterr()
+    assert chatting.run_cell("%%llm_chat --max-new-tokens 4\nWhat is\n{gout}?", silent=True).success
+    assert capsys.readouterr().out.startswith("You: What is {gout}?\n")
+    assert chatting.run_cell("%llm_chat --max-new-tokens 4 What is gout?").success
+    assert "You:" not in capsys.readouterr().out
+
+
 def test_fill_puts_variables_in(chatting: InteractiveShell) -> None:
     chatting.user_ns["name"] = "Ada {Lovelace}"
     cell = '%%llm_chat --fill --new --conversation filled --max-new-tokens 2\nDear {name}, {{name}} {"a": 1} {0} {}'
