@@ -254,6 +254,9 @@ class TrainConfig:
     """Keys of PEFT's ``LoraConfig``: ``r``, ``lora_alpha``, ``lora_dropout``, ``target_modules``, ..."""
 
     def __post_init__(self) -> None:
+        reward: object = self.reward  # one function needs no tuple around it
+        if not isinstance(reward, tuple):
+            object.__setattr__(self, "reward", tuple(reward) if isinstance(reward, list) else (reward,))
         _check_choice("method", self.method, get_args(MethodName))
         _check_choice("recipe", self.recipe, get_args(Recipe))
         _check_choice("peft", self.peft, get_args(Peft))

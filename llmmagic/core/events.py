@@ -510,6 +510,7 @@ class TrainStarted:
         data: What is trained on.
         settings: Every setting that matters, as it takes effect: ``{"lora_r": "16", ...}``.
         output_dir: Where checkpoints and the adapter go.
+        memory: What it will take up, where that can be told before.
         method: ``"sft"``, ``"pretrain"``, ``"dpo"``, ``"kto"`` or ``"grpo"``.
         full: All weights are trained, not those of an adapter.
     """
@@ -525,6 +526,7 @@ class TrainStarted:
     output_dir: str
     method: str = "sft"
     full: bool = False
+    memory: MemoryEstimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -621,6 +623,7 @@ class EvalFinished:
         tokens: How many tokens that is over.
         rows: How many rows.
         adapter: The adapter that was on, if any.
+        base: The same of the bare model, if an adapter was on and it was measured.
     """
 
     loss: float
@@ -629,10 +632,41 @@ class EvalFinished:
     tokens: int
     rows: int
     adapter: str | None
+    base: EvalFinished | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScore:
+    """What a model reaches in one task of lm-eval-harness.
+
+    Attributes:
+        task: Its name.
+        metric: ``"acc"``, ``"exact_match"``, ...
+        value: The score.
+        stderr: Its standard error; ``None`` if the harness gives none.
+    """
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TasksFinished:
+    """What the model, with the adapter that is on, reaches in tasks.
+
+    Attributes:
+        scores: One per task and metric.
+        adapter: The adapter that was on, if any.
+    """
+
+    scores: tuple[TaskScore, ...]
+    adapter: str | None
 
 
 DataEvent: TypeAlias = Union[Notice, Cancelled, PrepareProgress, DataInspected]
-EvalEvent: TypeAlias = Union[Notice, Cancelled, PrepareProgress, EvalFinished]
+EvalEvent: TypeAlias = Union[Notice, Cancelled, PrepareProgress, EvalFinished, TasksFinished]
 LoadEvent: TypeAlias = Union[LoadProgress, Notice, Cancelled, LoadFinished]
 EngineEvent: TypeAlias = Union[Notice, PrefillProgress, TextDelta, GenerationFinished]
 ChatEvent: TypeAlias = Union[Notice, ChatStarted, PrefillProgress, TextDelta, ChatFinished]

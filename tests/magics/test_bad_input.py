@@ -99,7 +99,7 @@ def fail(shell: InteractiveShell, cell: str, capsys: pytest.CaptureFixture[str])
         ),
         (
             "%llm_load tiny-random --engine llamacpp",
-            "ConfigError: engine must be one of auto, transformers, llama.cpp, got 'llamacpp'. "
+            "ConfigError: engine must be one of auto, transformers, llama.cpp, openai, got 'llamacpp'. "
             "Did you mean 'llama.cpp'?",
         ),
         (

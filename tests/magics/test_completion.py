@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("%llm_load demo --quantization ", ["auto", "nf4", "fp4", "int8", "none"]),
         ("%llm_load demo --quantization=n", ["--quantization=nf4", "--quantization=none"]),
         ("%llm_load demo --dtype b", ["bfloat16"]),
-        ("%llm_load demo --engine ", ["auto", "transformers", "llama.cpp"]),
+        ("%llm_load demo --engine ", ["auto", "transformers", "llama.cpp", "openai"]),
         ("%llm_load demo --dense-copy=o", ["--dense-copy=on", "--dense-copy=off"]),
         ("%llm_load demo --quantization nf4 --d", ["--dtype", "--device", "--dense-copy"]),
         ("%%llm_train med --data tr", ["train.jsonl"]),

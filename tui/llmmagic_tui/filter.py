@@ -131,7 +131,7 @@ def _session(settings: Settings, conversation: str | None) -> Iterator[tuple[Ses
 
 def _load(session: Session, settings: Settings, progress: Progress) -> None:
     config = settings.load_config()
-    progress.show(f"Loading {config.model_id} ...")
+    progress.show(f"Loading {config.title} ...")
     try:
         for event in session.load(config):
             match event:
@@ -141,7 +141,8 @@ def _load(session: Session, settings: Settings, progress: Progress) -> None:
                     if event.level == "warning":
                         progress.say(event.text)
                 case LoadFinished():
-                    remember_model(config.model_id)
+                    if config.base_url is None:
+                        remember_model(config.model_id)
                 case Cancelled():
                     pass
                 case _:

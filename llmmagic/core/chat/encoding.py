@@ -77,11 +77,20 @@ class Encoder(ABC):
     """Encodes prompts exactly as the tokenizer does with ``add_special_tokens=False``."""
 
     def __init__(self) -> None:
-        self._ids = _Kept(self._encode, _KEPT_PIECES)
-        self._starts = _Kept(self._locate, _KEPT_PIECES)
+        self._forget()
         self.special: re.Pattern[str] | None = None
         """Finds special tokens in a text; ``None`` if they cannot be told apart from text."""
         self._uncut: frozenset[str] = frozenset()
+
+    @property
+    def exact(self) -> bool:
+        """Whether the tokens are those of the model's tokenizer, not an estimate of how many there will be."""
+        return True
+
+    def _forget(self) -> None:
+        """Encode everything anew from now on."""
+        self._ids = _Kept(self._encode, _KEPT_PIECES)
+        self._starts = _Kept(self._locate, _KEPT_PIECES)
 
     @abstractmethod
     def _encode(self, text: str) -> tuple[int, ...]:

@@ -33,6 +33,8 @@ class ChatTemplate:
         special_tokens: ``bos_token``, ``eos_token`` and so on, as the template may use them.
         plain: Whether the model has no template and a plain dialogue is used.
         stop: Texts that end a reply, for models that do not end it themselves.
+        trusted: Whether prompts are what the model gets. Not so where a server made more or less of them than was
+            counted here: then its counts are estimates.
     """
 
     def __init__(self, encoder: Encoder, chat_template: str | None, special_tokens: Mapping[str, str]) -> None:
@@ -50,6 +52,7 @@ class ChatTemplate:
         self.special_tokens = dict(special_tokens)
         self.plain = chat_template is None
         self.stop = PLAIN_STOP if chat_template is None else ()
+        self.trusted = True
         self._source = chat_template
         self._compiled = compile_template(PLAIN_TEMPLATE if chat_template is None else chat_template)
         self._variables = self.special_tokens if chat_template is not None else {"bos_token": self._first_token()}
@@ -125,6 +128,11 @@ class ChatTemplate:
         """The template that `to_payload` was called on, in another process."""
         content = str(payload["tokenizer_json"]).encode()
         return cls.from_files(content, payload["chat_template"], payload["special_tokens"])
+
+    @property
+    def exact(self) -> bool:
+        """Whether what is counted is what the model gets, token for token."""
+        return self.trusted and self.encoder.exact
 
     # --- messages to ids ------------------------------------------------------------------------------------------
 

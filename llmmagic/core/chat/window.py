@@ -280,13 +280,15 @@ class ContextWindow:
             if rest := layout.total - newest - pinned:
                 figures.append(f"{rest:,} of the system prompt and the template")
         figures.append(f"{reserve:,} reserved for the reply")
+        about = "" if self.template.exact else "About "
         if everything:
             hint = "Start a new conversation, or let the oldest turns go (overflow 'rolling')."
         else:
             unpin = "unpin messages, " if pinned else ""
             hint = f"Shorten it, {unpin}or reserve less for the reply (max_new_tokens)."
         return ContextOverflowError(
-            f"{needed:,} tokens do not fit into the context window of {self.context_window:,}: {', '.join(figures)}.",
+            f"{about}{needed:,} tokens do not fit into the context window of {self.context_window:,}: "
+            f"{', '.join(figures)}.",
             needed_tokens=needed,
             context_window=self.context_window,
             hint=hint,
@@ -304,6 +306,7 @@ class ContextWindow:
         dropped = [turn for turn in job.turns[:begin] if not turn.pinned]
         return WindowReport(
             context_window=self.context_window,
+            exact=self.template.exact,
             prompt_tokens=layout.total,
             reserve_tokens=reserve,
             segments=(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmmagic.core.chat.records import UNTITLED, first_words
 from llmmagic.core.chat.tree import Conversation
-from llmmagic.core.events import FinishReason, SegmentKind, WindowReport
+from llmmagic.core.events import FinishReason, GenerationStats, SegmentKind, SessionStatus, WindowReport
 
 FINISH_NOTES: dict[FinishReason, str] = {
     "cancelled": "stopped before its end",
@@ -36,7 +36,7 @@ class WindowView:
         leaving: Messages that it sees now, and that sending the draft would drop.
         cut: What stands on the line beneath the last message that is out; empty if none is.
         forecast: What sending would drop, in a sentence; empty if it drops nothing.
-        figures: ``"1,203 of 2,048 tokens (59%)"``.
+        figures: ``"1,203 of 2,048 tokens (59%)"``; with ``"about"`` before it where the tokens are estimated.
         sums: Tokens of each kind of segment that has any, in the order of `LEGEND`.
     """
 
@@ -67,7 +67,7 @@ def view_window(report: WindowReport, *, sent: bool = False) -> WindowView:
     if report.newly_dropped_turns and not sent:
         turns = "1 turn" if report.newly_dropped_turns == 1 else f"{report.newly_dropped_turns:,} turns"
         count = report.newly_dropped_tokens
-        forecast = f"Sending drops {turns}{'' if count is None else f' ({count:,} tokens)'}."
+        forecast = f"Sending drops {turns}{'' if count is None else f' ({about(report)}{count:,} tokens)'}."
     messages = "1 message" if len(out) == 1 else f"{len(out)} messages"
     percent = 100 * report.prompt_tokens / report.context_window
     return WindowView(
@@ -75,9 +75,14 @@ def view_window(report: WindowReport, *, sent: bool = False) -> WindowView:
         leaving=leaving,
         cut=f"the model no longer sees {messages} above" if out else "",
         forecast=forecast,
-        figures=f"{report.prompt_tokens:,} of {report.context_window:,} tokens ({percent:.0f}%)",
+        figures=f"{about(report)}{report.prompt_tokens:,} of {report.context_window:,} tokens ({percent:.0f}%)",
         sums={kind: tokens for kind, tokens in sums.items() if tokens},
     )
+
+
+def about(counted: WindowReport | GenerationStats | SessionStatus) -> str:
+    """What stands before a number of tokens: nothing where they were counted, ``"about "`` where they are estimated."""
+    return "" if counted.exact else "about "
 
 
 def title_of(conversation: Conversation) -> str:

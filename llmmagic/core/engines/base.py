@@ -6,9 +6,9 @@ the context window, so that every engine gets exactly the same ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from llmmagic.core.config import GenerationConfig
 from llmmagic.core.errors import ContextOverflowError, EngineError
@@ -82,12 +82,54 @@ class Engine(Protocol):
         """
         return 0
 
+    def memory_bytes(self, device: str) -> int:
+        """Memory that the model takes now.
+
+        Args:
+            device: Where it is.
+
+        Returns:
+            What its process holds on a GPU; on a CPU all that the process holds. 0 where it is on another machine.
+
+        Raises:
+            EngineError: The process it lives in is gone.
+        """
+        from llmmagic.core.models.memory import device_memory_bytes, process_memory_bytes
+
+        return device_memory_bytes(device) or process_memory_bytes()
+
     def reset(self) -> None:
         """Forget the KV cache: weights or adapter have changed."""
         ...
 
     def close(self) -> None:
         """Free all memory."""
+        ...
+
+
+@runtime_checkable
+class MessageEngine(Engine, Protocol):
+    """An engine that takes messages: their template is where the model is, on a server."""
+
+    def reply(
+        self, messages: Sequence[Mapping[str, Any]], prompt_tokens: int, config: GenerationConfig, cancel: CancelToken
+    ) -> Iterator[EngineEvent]:
+        """Generate a reply.
+
+        Args:
+            messages: With ``role`` and ``content``, oldest first.
+            prompt_tokens: What they were counted as, the template's share included.
+            config: Sampling settings.
+            cancel: Heard at once, while waiting too.
+
+        Yields:
+            `Notice` before each further attempt, `PrefillProgress` where the server tells, `TextDelta` without ids,
+            `GenerationFinished` last.
+
+        Raises:
+            ContextOverflowError: The server says that the prompt is too long.
+            EngineError: It refuses, does not answer, or breaks off.
+        """
         ...
 
 

@@ -35,17 +35,32 @@ class Reply:
         self.token_ids.append(token_id)
         return TextDelta(text, (token_id,))
 
-    def finished(self, reason: FinishReason) -> GenerationFinished:
-        """The last event."""
+    @property
+    def text(self) -> str:
+        """All of it so far."""
+        return "".join(self._texts)
+
+    def finished(
+        self, reason: FinishReason, *, completion_tokens: int | None = None, exact: bool = True
+    ) -> GenerationFinished:
+        """The last event.
+
+        Args:
+            reason: Why it ended.
+            completion_tokens: How many tokens it has, where they did not come one by one.
+            exact: Whether that was counted.
+        """
+        tokens = len(self.token_ids) if completion_tokens is None else completion_tokens
         now = time.perf_counter()
         first = self._first if self._first is not None else now
-        after_first = len(self.token_ids) - 1
+        after_first = tokens - 1
         stats = GenerationStats(
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
-            completion_tokens=len(self.token_ids),
+            completion_tokens=tokens,
             time_to_first_token_s=first - self._start,
             duration_s=now - self._start,
             tokens_per_s=after_first / (now - first) if after_first > 0 and now > first else 0.0,
+            exact=exact,
         )
-        return GenerationFinished("".join(self._texts), tuple(self.token_ids), reason, stats)
+        return GenerationFinished(self.text, tuple(self.token_ids), reason, stats)

@@ -47,6 +47,7 @@ class SessionBase:
         self._worker = worker
         self._chat_only = chat_only
         self._opened: OpenedEngine | None = None
+        self._second: OpenedEngine | None = None  # the same weights in another engine
         self._config: LoadConfig | None = None
         self._conversations = Conversations(store, overflow)
         self._lock = threading.Lock()
@@ -174,6 +175,7 @@ class SessionBase:
     def _set_engine(self, opened: OpenedEngine | None, config: LoadConfig | None) -> None:
         """Put another engine in place and free the one that was there."""
         self._ahead.stop()
+        self._drop_second()
         old, self._opened, self._config = self._opened, opened, config
         self._conversations.forget_windows()
         if old is None:
@@ -185,10 +187,17 @@ class SessionBase:
             del old
             release_memory()
 
+    def _drop_second(self) -> None:
+        """Free the other engine: its weights are no longer those of the session, or its memory is needed."""
+        if self._second is not None:
+            self._second.engine.close()
+            self._second = None
+
     def _weights_changed(self) -> ModelInfo:
         """After training, or with another adapter: what the KV cache holds is no longer true."""
         opened = self._require("Changing the weights")
         opened.engine.reset()
+        self._drop_second()
         if opened.loaded is not None:
             opened.info = opened.loaded.info
         return opened.info
@@ -203,6 +212,12 @@ class SessionBase:
     def _require_loaded(self, doing: str) -> LoadedModel:
         opened = self._require(doing)
         loaded = opened.loaded
+        info = opened.info
+        if loaded is None and info.server is not None:
+            raise ModelNotLoadedError(
+                f"{doing} needs the model on this machine, and {info.model_id} runs on the server {info.server}.",
+                hint=f"Load it here: %llm_load {info.model_id} (in Python: session.load({info.model_id!r})).",
+            )
         if loaded is None and opened.info.engine == "llama.cpp":
             raise ModelNotLoadedError(
                 f"{doing} needs the model in Transformers, and it is loaded with llama.cpp, which only chats.",

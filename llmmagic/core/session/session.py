@@ -45,7 +45,10 @@ class Session(ModelOperations, TrainingOperations, ChatOperations):
             model=info,
             busy=self._busy,
             conversations=tuple(talks),
-            device_memory_bytes=0 if info is None or self._worker else device_memory_bytes(info.device),
+            exact=self._opened is None or self._opened.template.exact,
+            device_memory_bytes=0
+            if info is None or info.server is not None or self._worker
+            else device_memory_bytes(info.device),
             process_memory_bytes=process_memory_bytes(),
         )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from llmmagic.core.config import GenerationConfig
+from llmmagic.core.engines.base import Engine, MessageEngine
 from llmmagic.core.errors import ChatTemplateError, ContextOverflowError, LLMMagicError
-from llmmagic.core.events import ChatEvent, ChatFinished, ChatStarted, GenerationFinished, PrefillProgress, TextDelta
+from llmmagic.core.events import ChatEvent, ChatFinished, ChatStarted, EngineEvent, GenerationFinished, TextDelta
 from llmmagic.core.operation import CancelToken
 from llmmagic.core.session.conversations import Conversations
 
@@ -83,15 +84,27 @@ def generate_reply(
     )
     emit(ChatStarted(turn.conversation, started.user_id, started.reply_id, started.plan.report))
     writer = _Writer(started)
-    for event in opened.engine.generate(started.plan.prompt_ids, settings, cancel):
-        if isinstance(event, PrefillProgress):
+    try:
+        for event in _generate(opened.engine, turn, started.plan, settings, cancel):
+            if isinstance(event, GenerationFinished):
+                finished = event
+                continue
             emit(event)
-        elif isinstance(event, TextDelta):
-            emit(event)
-            writer.feed(event.text)
-        else:
-            finished = event
+            if isinstance(event, TextDelta):
+                writer.feed(event.text)
+    except LLMMagicError:
+        writer.flush()
+        raise
     return _finish(conversations, opened, turn, started, finished)
+
+
+def _generate(
+    engine: Engine, turn: Turn, plan: WindowPlan, settings: GenerationConfig, cancel: CancelToken
+) -> Iterator[EngineEvent]:
+    """Tokens to the engine, or messages to one that has its template elsewhere; to continue a reply takes tokens."""
+    if isinstance(engine, MessageEngine) and turn.kind != "continue":
+        return engine.reply(plan.messages, plan.report.prompt_tokens, settings, cancel)
+    return engine.generate(plan.prompt_ids, settings, cancel)
 
 
 def next_prompt(
@@ -139,8 +152,11 @@ class _Writer:
     def feed(self, text: str) -> None:
         self._parts.append(text)
         if time.monotonic() - self._last >= FLUSH_S:
-            self._started.talk.update(self._started.reply_id, content="".join(self._parts))
-            self._last = time.monotonic()
+            self.flush()
+
+    def flush(self) -> None:
+        self._started.talk.update(self._started.reply_id, content="".join(self._parts))
+        self._last = time.monotonic()
 
 
 def _begin(conversations: Conversations, opened: OpenedEngine, turn: Turn, reserve: int) -> _Started:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from typing_extensions import assert_never
 
+from llmmagic.core.chat.words import about
 from llmmagic.core.events import (
     ChatEvent,
     ChatFinished,
@@ -14,6 +15,7 @@ from llmmagic.core.events import (
     Notice,
     PrefillProgress,
     TextDelta,
+    WindowReport,
 )
 from llmmagic.magics.figures import rate_text, seconds_text
 from llmmagic.magics.views.card import Note
@@ -61,7 +63,7 @@ class ReplyView:
                 self._notes.append(Note(text, level))
             case ChatStarted(window=window):
                 if window.newly_dropped_turns:
-                    self._notes.append(_dropped(window.newly_dropped_turns, window.newly_dropped_tokens))
+                    self._notes.append(_dropped(window))
             case PrefillProgress(done_tokens=done, total_tokens=total):
                 self._status = f"Reading the prompt: {done:,} of {total:,} tokens"
             case TextDelta(text=text):
@@ -98,7 +100,7 @@ def footer(finished: ChatFinished) -> str:
         parts.append(f"{rate_text(stats.tokens_per_s)} tokens/s")
     if stats.completion_tokens:
         parts.append(f"first token after {seconds_text(stats.time_to_first_token_s)}")
-    parts.append(f"context {window.prompt_tokens:,} / {window.context_window:,} tokens")
+    parts.append(f"context {about(window)}{window.prompt_tokens:,} / {window.context_window:,} tokens")
     if finished.conversation != DEFAULT_CONVERSATION:
         parts.append(f"conversation {finished.conversation}")
     if reason := _reason(finished.finish_reason, stats.completion_tokens):
@@ -120,7 +122,8 @@ def _reason(reason: FinishReason, completion_tokens: int) -> str:
             assert_never(reason)
 
 
-def _dropped(turns: int, tokens: int | None) -> Note:
+def _dropped(window: WindowReport) -> Note:
+    turns, tokens = window.newly_dropped_turns, window.newly_dropped_tokens
     what = "the oldest turn" if turns == 1 else f"the {turns:,} oldest turns"
-    figures = "" if tokens is None else f" ({tokens:,} tokens)"
+    figures = "" if tokens is None else f" ({about(window)}{tokens:,} tokens)"
     return Note(f"The context window is full: the model no longer sees {what}{figures}.")

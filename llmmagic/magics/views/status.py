@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmmagic.core.chat.words import about
 from llmmagic.core.events import SessionStatus
 from llmmagic.magics.figures import bytes_text
 from llmmagic.magics.views.card import Card, Note
@@ -17,7 +18,7 @@ def status_card(status: SessionStatus) -> Card:
     if status.device_memory_bytes:
         facts.append(("On the GPU", f"{bytes_text(status.device_memory_bytes)} in use"))
     for name, messages, tokens in status.conversations:
-        counted = f", {tokens:,} tokens" if tokens else ""
+        counted = f", {about(status)}{tokens:,} tokens" if tokens else ""
         facts.append((f"Conversation {name}", f"{messages:,} {'message' if messages == 1 else 'messages'}{counted}"))
     notes = tuple(Note(text) for text in status.notes)
     if status.busy is not None:

@@ -55,12 +55,13 @@ class ContextScreen(ModalScreen[None]):
             yield Static(Text(self._summary()), classes="dialog-note", id="sums")
             yield ContextBar()
             yield TableHead()
-            yield WindowTable(self._report.context_window, rows, first=first)
+            yield WindowTable(self._report.context_window, rows, first=first, exact=self._report.exact)
 
     def _summary(self) -> str:
         report = self._report
         return (
-            f"{report.prompt_tokens:,} tokens of prompt + {report.reserve_tokens:,} kept for the reply "
+            f"{'' if report.exact else 'about '}{report.prompt_tokens:,} tokens of prompt "
+            f"+ {report.reserve_tokens:,} kept for the reply "
             f"+ {report.free_tokens:,} free = {report.context_window:,}"
         )
 

@@ -25,10 +25,11 @@ class ModelChoice:
     model_id: str
     quantization: Quantization
     adapter: str | None
+    base_url: str | None
 
 
 class ModelScreen(ModalScreen[ModelChoice | None]):
-    """Ask for model, quantisation and adapter."""
+    """Ask for model, quantisation, adapter and server."""
 
     CSS_PATH = "dialogs.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel", id="dialog_cancel")]
@@ -43,7 +44,7 @@ class ModelScreen(ModalScreen[ModelChoice | None]):
         self._config = settings.load_config()
 
     def compose(self) -> ComposeResult:
-        """Three fields."""
+        """Four fields."""
         with Vertical(classes="dialog"):
             yield Label("Load a model", classes="dialog-title", markup=False)
             yield Label("Hub id (org/name), folder, .gguf file, demo or tiny-random", classes="dialog-field")
@@ -53,6 +54,8 @@ class ModelScreen(ModalScreen[ModelChoice | None]):
             yield Select(names, value=self._config.quantization, allow_blank=False, id="quantization", compact=True)
             yield Label("Adapter (folder or Hub id), if any", classes="dialog-field")
             yield Input(self._config.adapter or "", id="adapter")
+            yield Label("Server (address) that it runs on, if not here", classes="dialog-field")
+            yield Input(self._config.base_url or "", id="server")
             yield Label("", id="problem", markup=False)
             with Horizontal(classes="dialog-buttons"):
                 yield Button("Load (Enter)", id="load", variant="primary", compact=True)
@@ -73,12 +76,15 @@ class ModelScreen(ModalScreen[ModelChoice | None]):
         quantization = next(
             each for each in get_args(Quantization) if each == self.query_one("#quantization", Select).value
         )
+        base_url = self.query_one("#server", Input).value.strip() or None
+        if base_url is not None:
+            quantization = "auto"  # how a server keeps its weights is its own affair
         try:
-            LoadConfig(model_id=model_id, quantization=quantization, adapter=adapter)
+            LoadConfig(model_id=model_id, quantization=quantization, adapter=adapter, base_url=base_url)
         except ConfigError as err:
             self.query_one("#problem", Label).update(str(err))
             return
-        self.dismiss(ModelChoice(model_id, quantization, adapter))
+        self.dismiss(ModelChoice(model_id, quantization, adapter, base_url))
 
     def action_cancel(self) -> None:
         """Leave everything as it is."""

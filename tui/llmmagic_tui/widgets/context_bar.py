@@ -136,7 +136,8 @@ class ContextBar(Widget):
         report = self._report
         percent = 100 * report.prompt_tokens / report.context_window
         line = [Segment(f"{self._message}  ", style + Style(bold=True))] if self._message else []
-        figures = f"{report.prompt_tokens:,} of {report.context_window:,} tokens ({percent:.0f}%) "
+        about = "" if report.exact else "about "
+        figures = f"{about}{report.prompt_tokens:,} of {report.context_window:,} tokens ({percent:.0f}%) "
         if not line or line[0].cell_length + len(figures) <= width:  # half a figure is a wrong one
             line.append(Segment(figures, inks.text))
         sums = dict.fromkeys((kind for kind, _ in _LEGEND), 0)

@@ -77,7 +77,9 @@ class StatusLine(Widget):
             parts.append((one_line(info.model_id, 40), inks.bold))
         if status.detail:
             parts.append((one_line(status.detail), ink))
-        if info is not None:
+        if info is not None and info.server is not None:
+            parts.append((f"server {one_line(info.server, 40)}", inks.muted))
+        elif info is not None:
             parts.append((info.quantization if info.quantization != "none" else "unquantised", inks.muted))
             if info.adapter:
                 parts.append((f"adapter {one_line(info.adapter, 24)}", inks.pinned))
@@ -86,8 +88,8 @@ class StatusLine(Widget):
         if status.time_to_first_token_s is not None:
             parts.append((f"first token {status.time_to_first_token_s:.2f} s", inks.muted))
         if status.memory_bytes:
-            parts.append((human_bytes(status.memory_bytes), inks.muted))
-        if info is not None:
+            parts.append((f"memory {human_bytes(status.memory_bytes)}", inks.muted))
+        if info is not None and info.server is None:
             parts.append((f"{info.device} {info.dtype}", inks.muted))
         for index, (words, style) in enumerate(parts):
             if index:

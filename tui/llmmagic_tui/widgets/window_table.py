@@ -75,18 +75,20 @@ class WindowTable(ScrollView, can_focus=True):
     ALLOW_SELECT = False
     DEFAULT_CSS = "WindowTable { height: 1fr; }"
 
-    def __init__(self, context_window: int, rows: Sequence[Row], *, first: int = 0) -> None:
+    def __init__(self, context_window: int, rows: Sequence[Row], *, first: int = 0, exact: bool = True) -> None:
         """Set the rows.
 
         Args:
             context_window: What shares are shares of, in tokens.
             rows: From top to bottom.
             first: The row that it opens at.
+            exact: Whether the tokens are counted; estimates get a ``~``.
         """
         super().__init__()
         self.rows = list(rows)
         self._limit = context_window
         self._first = first
+        self._about = "" if exact else "~"
         self._counted: dict[str, int] = {}
 
     def on_mount(self) -> None:
@@ -107,7 +109,7 @@ class WindowTable(ScrollView, can_focus=True):
         """What a row says, by column."""
         row = self.rows[index]
         tokens = self._counted.get(row.message_id) if row.tokens is None else row.tokens
-        figure = "…" if tokens is None and row.message_id else "" if tokens is None else f"{tokens:,}"
+        figure = "…" if tokens is None and row.message_id else "" if tokens is None else f"{self._about}{tokens:,}"
         share = "" if tokens is None else f"{100 * tokens / self._limit:.1f}%"
         return (str(row.number or ""), row.who, figure, share, row.state, row.text)
 

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from llmmagic.core.events import LoadEvent
     from llmmagic_tui.screens.model import ModelChoice
 
-_WATCH_S = 1.0
+_WATCH_S, _MEASURE_S = 1.0, 10.0
 _STAGES = {
     "download": "downloading",
     "convert": "converting",
     "weights": "reading weights",
     "quantize": "quantising",
+    "check": "comparing",
     "adapter": "loading the adapter",
     "save": "saving to the cache",
 }
@@ -46,6 +47,7 @@ class ModelControl(ChatBase):
     def on_mount(self) -> None:
         """Watch the model's process."""
         self.set_interval(_WATCH_S, self._watch)
+        self.set_interval(_MEASURE_S, self.measure_memory)
 
     def send_waiting(self) -> None:
         """Send what waits; see `Replies`."""
@@ -55,7 +57,8 @@ class ModelControl(ChatBase):
         """Say at the input whether a message waits, and where it goes."""
         title = ""
         if self.waiting:
-            title = f"Sent when the {'reply has ended' if self.writing else 'model is ready'} — Esc takes it back"
+            event = "reply has ended" if self.writing else "model is ready"
+            title = f"Sent when the {event} — {self.key('stop')} takes it back"
         self.composer.border_title = title
         self.composer.border_subtitle = "to both conversations" if self.to_both and self.split else ""
         self.composer.set_class(self.waiting, "-waiting")
@@ -63,14 +66,12 @@ class ModelControl(ChatBase):
     def start_model(self, config: LoadConfig | None = None) -> None:
         """Load a model; without a config the one that is set, anew if it died."""
         if self.running is not None:
-            self.say("Something is running: stop it first (Esc).", warning=True)
+            self.say(f"Something is running: stop it first ({self.key('stop')}).", warning=True)
             return
-        settings = self.backend.settings
-        chosen = config or replace(settings.load_config(), force=self.dead)
-        self.spawn(partial(self._load, chosen), "model")
+        self.spawn(partial(self._load, config or self.backend.settings.load_config()), "model")
 
     async def _load(self, config: LoadConfig) -> None:
-        name = config.model_id
+        name = config.title
         self.status.update(activity="loading", detail=f"loading {name}")
         self.dead = False
         try:
@@ -86,7 +87,8 @@ class ModelControl(ChatBase):
         if self.backend.session.info is None:
             return
         self.refresh_windows()
-        await asyncio.to_thread(remember_model, name)
+        if config.base_url is None:
+            await asyncio.to_thread(remember_model, config.model_id)
         self.send_waiting()
 
     def _show_load(self, event: LoadEvent, name: str) -> None:
@@ -100,12 +102,13 @@ class ModelControl(ChatBase):
                     stage += f" {100 * event.done / event.total:.0f}%"
                 elif event.unit == "bytes":
                     stage += f" {human_bytes(event.done)}"
-                self.status.update(detail=f"loading {name}: {stage} (F9 stops)")
+                self.status.update(detail=f"loading {name}: {stage} ({self.key('model')} stops)")
             case Notice():
                 self.say(event.text, warning=event.level == "warning")
             case LoadFinished():
                 for pane in self.panes:
                     pane.greet()
+                    pane.transcript.set_counter(self.backend.session.token_counter())
                 self.status.update(
                     activity="ready",
                     detail="",
@@ -113,9 +116,11 @@ class ModelControl(ChatBase):
                     memory_bytes=event.info.memory_bytes,
                     tokens_per_s=None,
                 )
+                self.measure_memory()
             case Cancelled():
                 info = self.backend.session.info
-                self.status.update(activity="ready" if info else "none", detail="" if info else "no model loaded (F9)")
+                detail = "" if info else f"no model loaded ({self.key('model')} loads one)"
+                self.status.update(activity="ready" if info else "none", detail=detail)
             case _:
                 assert_never(event)
 
@@ -123,10 +128,11 @@ class ModelControl(ChatBase):
         info = self.backend.session.info
         alive = info is not None and self.backend.alive
         # The notice goes after some seconds. Why there is no model stays, with the key that tries again.
-        detail = "" if alive else f"no model loaded (F9 tries again): {one_line(error.message)}"
+        key = self.key("model")
+        detail = "" if alive else f"no model loaded ({key} tries again): {one_line(error.message)}"
         self.status.update(activity="ready" if alive else "none", info=info, detail=detail)
         if not alive:
-            reason = ("There is no model.", "", one_line(str(error)), "", "F9 tries again, or takes another one.")
+            reason = ("There is no model.", "", one_line(str(error)), "", f"{key} tries again, or takes another one.")
             for pane in self.panes:
                 pane.greet(reason)
         self.waiting = False
@@ -138,11 +144,27 @@ class ModelControl(ChatBase):
         if self.backend.is_open and self.running is None and not self.dead and not self.backend.alive:
             self.model_died(EngineError("The model's process has ended.", hint=""))
 
+    def measure_memory(self) -> None:
+        """Show what the model takes now, once that is known."""
+        info = self.status.status.info
+        # On a GPU only its own process can tell, and that is busy with the reply.
+        if info is None or self.dead or (self.running is not None and info.device != "cpu"):
+            return
+        self.spawn(self._measure_memory, "memory", exclusive=True)
+
+    async def _measure_memory(self) -> None:
+        try:
+            used = await asyncio.to_thread(self.backend.session.memory_bytes)
+        except LLMMagicError:  # unloaded or dead by now: `_watch` says so
+            return
+        self.status.update(memory_bytes=used)
+
     def model_died(self, error: EngineError) -> None:
         """Mark the model as dead; everything said so far is kept."""
         self.dead = True
-        self.status.update(activity="dead", detail="the model died — F9 starts it again")
-        self.complain(EngineError(error.message, hint="What it had written is kept. F9 starts the model again."))
+        key = self.key("model")
+        self.status.update(activity="dead", detail=f"the model died — {key} starts it again")
+        self.complain(EngineError(error.message, hint=f"What it had written is kept. {key} starts the model again."))
 
     def action_model(self) -> None:
         """Start a dead model again; stop one that is loading; otherwise ask which one to load."""
@@ -160,6 +182,11 @@ class ModelControl(ChatBase):
         if choice is None:
             return
         self.backend.settings = replace(
-            self.backend.settings, model=choice.model_id, quantization=choice.quantization, adapter=choice.adapter
+            self.backend.settings,
+            model=choice.model_id or None,
+            quantization=choice.quantization,
+            adapter=choice.adapter,
+            base_url=choice.base_url,
+            engine="auto",
         )
         self.start_model()

@@ -1,0 +1,1 @@
+"""The openai engine: a model that runs on a server which speaks OpenAI's HTTP API."""
