@@ -6,9 +6,12 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from llmmagic.core.config import EngineName
+from llmmagic.core.errors import EngineError
 from llmmagic.magics.fill import fill
 from llmmagic.magics.follow import follow
 from llmmagic.magics.results import Reply
+from llmmagic.magics.views.load import LoadView
 from llmmagic.magics.views.reply import ReplyView
 
 if TYPE_CHECKING:
@@ -36,14 +39,32 @@ def chat(
     Raises:
         LLMMagicError: A setting is at fault, no model is loaded, or generation failed.
     """
+    _get_ready(session, front_end, settings.engine)
     view = ReplyView()
     operation = session.chat(
         fill(prompt, variables) if settings.fill else prompt,
         conversation=settings.conversation,
         system=settings.system,
         new=settings.new,
+        engine=settings.engine,
         **{name: value for name in _SAMPLING if (value := getattr(settings, name)) is not None},
     )
     follow(operation, view, front_end.reply_screen(raw=settings.raw), live=not settings.no_stream)
     assert view.finished is not None  # a chat that does not raise ends with it
     return Reply(view.finished)
+
+
+def _get_ready(session: Session, front_end: FrontEnd, engine: EngineName) -> None:
+    """Convert the model before the first reply through another engine, with bars: that takes its time.
+
+    Raises:
+        LLMMagicError: It cannot be done.
+        EngineError: It was stopped.
+    """
+    if session.engine_ready(engine):
+        return
+    assert session.info is not None  # otherwise nothing would be ready
+    view = LoadView(session.info.model_id, loaded_before=session.info)
+    follow(session.prepare_engine(engine), view, front_end.card_screen())
+    if view.finished is None:
+        raise EngineError("The conversion was stopped, and nothing was said.")

@@ -212,20 +212,30 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
             self.shell.user_ns[variable] = report
 
     @magic_arguments()
-    @argument("name", metavar="NAME", nargs="?", default="adapter", help="Name of the adapter (default: adapter).")
+    @argument("name", metavar="NAME", nargs="?", help="Name of the adapter (default: adapter).")
     @argument(
         "--data",
         metavar="SRC",
-        required=True,
         help="A variable of the notebook (DataFrame, Dataset, list), a file (.jsonl .json .csv .parquet .txt), a "
-        "folder, or a Hub id; looked for in this order.",
+        "folder, or a Hub id; looked for in this order. 'feedback' is what was rated, regenerated or answered better "
+        "in chats, 'conversations[:ID,..]' are chats as a whole.",
+    )
+    @argument(
+        "--method",
+        metavar="METHOD",
+        help="sft (default) learns given answers, pretrain raw text, dpo preferred answers, kto answers rated good or "
+        "bad, grpo its own answers by reward functions.",
+    )
+    @argument(
+        "--reward",
+        metavar="NAME",
+        help="For grpo: functions of the notebook (or FILE.py:NAME) that give each answer a number; with commas.",
     )
     @argument("--eval-data", metavar="SRC", help="Held-out rows: the loss on them is taken before and after.")
     @argument("--split", metavar="SPLIT", help="Split of a Hub data set, slices included: train[:1000].")
     @argument(
         "--recipe",
         metavar="RECIPE",
-        default="default",
         help="'tutorial' is the classic setting of the 2023 Llama-2 tutorials; the default is a better one.",
     )
     @argument(
@@ -239,6 +249,11 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
         action="store_true",
         help="Go on from the last checkpoint of the run of this name that was stopped or died.",
     )
+    @argument(
+        "--save",
+        metavar="FILE",
+        help="Write line and body as a run file for python -m llmmagic.train, and do not train.",
+    )
     @argument("--dry-run", action="store_true", help="Do everything up to the first step: check data and settings.")
     @argument("-o", "--output", metavar="VAR", help="Store the summary in this variable.")
     @no_var_expand
@@ -247,7 +262,8 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
     def llm_train(self, line: str, cell: str = "") -> None:
         """Train a LoRA adapter on the loaded model, and chat with it from then on.
 
-        The body is YAML: any key of TRL's SFTConfig, and under ``lora:`` any key of PEFT's LoraConfig. It may be empty.
+        The body is YAML: any key of TRL's config of the method, and under ``lora:`` any key of PEFT's LoraConfig. It
+        may be empty. ``peft: none`` trains all weights instead of an adapter.
         An interrupt stops at the next step and keeps the adapter.
 
         Examples::
@@ -265,6 +281,32 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
         summary = train(self.session, self.front_end, settings, cell, self.shell.user_ns)
         if variable is not None and summary is not None:
             self.shell.user_ns[variable] = summary
+
+    @magic_arguments()
+    @argument("--data", metavar="SRC", help="Held-out rows: like --data of %%llm_train.")
+    @argument("--split", metavar="SPLIT", help="Split of a Hub data set, slices included: test[:200].")
+    @argument("--map", metavar="COLUMN=PART", help="What columns mean, where their names do not say it.")
+    @argument("--limit", metavar="N", type=int, help="Only the first N rows, or N examples of each task.")
+    @argument("--tasks", metavar="NAMES", help="Tasks of lm-eval-harness instead (extra 'eval'); several with commas.")
+    @argument("-o", "--output", metavar="VAR", help="Store the figures in this variable.")
+    @no_var_expand
+    @line_magic
+    @one_line_errors
+    def llm_eval(self, line: str) -> None:
+        """Measure the model on held-out rows: loss, perplexity and token accuracy, with the adapter and without.
+
+        Examples::
+
+            %llm_eval --data held-out.jsonl
+            %llm_eval --tasks arc_easy,hellaswag --limit 100
+        """
+        from llmmagic.magics.evaluation import evaluate
+
+        settings = parse_line(self.llm_eval, line)
+        variable = None if settings.output is None else check_variable(settings.output)
+        result = evaluate(self.session, self.front_end, settings, self.shell.user_ns)
+        if variable is not None and result is not None:
+            self.shell.user_ns[variable] = result
 
     # --- chat -----------------------------------------------------------------------------------------------------
 

@@ -43,11 +43,13 @@ class ConvertedModel:
 
     Attributes:
         file: The weights.
+        file_type: Their type: ``"q8_0"``.
         parity: How near it is to the original, if that could be measured.
         choices: What ``auto`` decided, and why.
     """
 
     file: Path
+    file_type: str
     parity: Parity | None
     choices: tuple[Choice, ...]
 
@@ -95,7 +97,7 @@ def convert_once(
         except UnconvertibleError as err:
             _remember(refused, err, emit, cancel)
             raise
-    return ConvertedModel(found / _NAME, load_parity(found / _PARITY), choices)
+    return ConvertedModel(found / _NAME, file_type, load_parity(found / _PARITY), choices)
 
 
 def choose_type(gguf_type: GGUFType, weights: int, free_bytes: int) -> tuple[str, tuple[Choice, ...]]:

@@ -105,6 +105,10 @@ class SessionBase:
         for callback in self._watchers:
             callback()
 
+    def finish_idle(self) -> None:
+        """Wait until what is read ahead after a reply is read: the next reply then starts as soon as it can."""
+        self._ahead.finish()
+
     def _start(
         self, name: str, work: Callable[[Emit[E], CancelToken], E], *, stopped: Callable[[], E] | None = None
     ) -> Operation[E]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmmagic.core.config import TrainConfig, replace_known
+from llmmagic.core.config import LoadConfig, MethodName, TrainConfig, replace_known
 from llmmagic.core.errors import ConfigError
-from llmmagic.core.events import Cancelled, DataEvent, EvalEvent, EvalFinished, TrainEvent
+from llmmagic.core.events import Cancelled, DataEvent, EvalEvent, Notice, TrainEvent
 from llmmagic.core.operation import CancelToken, Operation
 from llmmagic.core.session.base import Emit, SessionBase
 
@@ -68,21 +68,35 @@ class TrainingOperations(SessionBase):
 
             opened = self._require("Training")
             opened.engine.reset()  # its memory is needed now, and what the KV cache holds is wrong afterwards
+            self._drop_second()
+            source = self._rows(data, chosen.method, emit)
+            held_out = None if eval_data is None else self._rows(eval_data, chosen.method, emit)
             try:
                 return train(
                     loaded,
-                    data,
+                    source,
                     chosen,
-                    eval_source=eval_data,
+                    eval_source=held_out,
                     dry_run=dry_run,
                     cache=self._tokenized(),
                     emit=emit,
                     cancel=cancel,
                 )
             finally:
+                if self._config is not None and loaded.config != self._config:
+                    self._config = loaded.config  # all weights were trained: it is another model now
                 self._weights_changed()
 
         return self._start("train", work, stopped=lambda: Cancelled("train"))
+
+    @property
+    def load_config(self) -> LoadConfig:
+        """How the loaded model was loaded, as a run file says it.
+
+        Raises:
+            ModelNotLoadedError: No model is loaded in this process.
+        """
+        return self._require_loaded("Training").config
 
     def inspect(
         self, data: DataSource, config: TrainConfig | None = None, *, rows: int = 3, **settings: Any
@@ -114,16 +128,28 @@ class TrainingOperations(SessionBase):
         def work(emit: Emit[DataEvent], cancel: CancelToken) -> DataEvent:
             from llmmagic.core.training.inspection import inspect_data
 
-            return inspect_data(loaded, data, chosen, views=rows, cache=self._tokenized(), emit=emit, cancel=cancel)
+            source = self._rows(data, chosen.method, emit)
+            return inspect_data(loaded, source, chosen, views=rows, cache=self._tokenized(), emit=emit, cancel=cancel)
 
         return self._start("inspect", work, stopped=lambda: Cancelled("inspect"))
 
-    def evaluate(self, data: DataSource, *, limit: int | None = None) -> Operation[EvalEvent]:
-        """Take the loss on held-out rows, with the adapter that is on.
+    def evaluate(
+        self,
+        data: DataSource,
+        *,
+        limit: int | None = None,
+        split: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        compare: bool = True,
+    ) -> Operation[EvalEvent]:
+        """Take loss, perplexity and token accuracy on held-out rows, with the adapter that is on and without it.
 
         Args:
             data: Like that of `train`.
             limit: Use only the first rows.
+            split: Of a Hub data set, slices included.
+            columns: What columns mean, where their names do not say it.
+            compare: Measure the bare model, too, if an adapter is on.
 
         Returns:
             Events; the last is `EvalFinished`, or `Cancelled`.
@@ -136,9 +162,44 @@ class TrainingOperations(SessionBase):
         loaded = self._require_loaded("Evaluation")
 
         def work(emit: Emit[EvalEvent], cancel: CancelToken) -> EvalEvent:
-            from llmmagic.core.training.run import evaluate
+            from llmmagic.core.training.measure import evaluate
 
-            result = evaluate(loaded, data, limit=limit, emit=emit, cancel=cancel)
-            return EvalFinished(**asdict(result), adapter=loaded.info.adapter)
+            source = self._rows(data, "sft", emit)
+            return evaluate(
+                loaded, source, limit=limit, split=split, columns=columns, compare=compare, emit=emit, cancel=cancel
+            )
 
         return self._start("evaluate", work, stopped=lambda: Cancelled("evaluate"))
+
+    def evaluate_tasks(self, tasks: Sequence[str], *, limit: int | None = None) -> Operation[EvalEvent]:
+        """Hand the model to lm-eval-harness (``pip install llmmagic[eval]``), with the adapter that is on.
+
+        Args:
+            tasks: Names of its tasks: ``"hellaswag"``, ``"arc_easy"``, ...
+            limit: Use only so many examples of each.
+
+        Returns:
+            Events; the last is `TasksFinished`, or `Cancelled`.
+
+        Raises:
+            ModelNotLoadedError: No model is loaded in this process.
+            SessionBusyError: Something else is running.
+            ConfigError: While the events are read: the harness is not installed, or has no such task.
+        """
+        loaded = self._require_loaded("Evaluation")
+
+        def work(emit: Emit[EvalEvent], cancel: CancelToken) -> EvalEvent:
+            from llmmagic.core.training.harness import run_tasks
+
+            return run_tasks(loaded, tasks, limit=limit, emit=emit, cancel=cancel)
+
+        return self._start("evaluate", work, stopped=lambda: Cancelled("evaluate"))
+
+    def _rows(self, source: DataSource, method: MethodName, emit: Callable[[Notice], None]) -> DataSource:
+        """A source as it is; for what was collected in chats, its rows."""
+        from llmmagic.core.training.collected import collect, is_collected
+
+        if not is_collected(source):
+            return source
+        with self._conversations.kept() as store:
+            return collect(source, method, store, self._conversations.by_name, emit)
