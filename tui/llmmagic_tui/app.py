@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from textual import events
 from textual.app import App
 from textual.binding import BindingType
 
-from llmmagic.core.sanitize import one_line
+from llmmagic.core.sanitize import one_line, strip_controls
 from llmmagic_tui.backend import Backend
 from llmmagic_tui.bindings import Keymap
 from llmmagic_tui.screens.chat import ChatScreen
@@ -79,6 +80,10 @@ class ChatApp(App[None]):
     def get_default_screen(self) -> ChatScreen:
         """The chat."""
         return ChatScreen(self.backend, conversation=self._conversation)
+
+    async def on_event(self, event: events.Event) -> None:
+        """Clean what is pasted, wherever it goes: its escape sequences would be sent to the terminal with the text."""
+        await super().on_event(events.Paste(strip_controls(event.text)) if isinstance(event, events.Paste) else event)
 
     def on_mount(self) -> None:
         """Say what was wrong with the configuration."""

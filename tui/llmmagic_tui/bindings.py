@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar, NamedTuple
 
 from textual.binding import Binding
+from textual.keys import format_key
 
 from llmmagic.core.errors import did_you_mean
+
+_ENTER = "⏎"  # what Textual shows for it
 
 
 def _bind(keys: str, action: str, id: str, words: str, tooltip: str, *, show: bool = False) -> Binding:
@@ -35,7 +38,7 @@ SCREEN: list[Binding] = [
     _first("f9", "model", "model", "Model", "Load another model, or start one again that died"),
     _first("ctrl+n", "new", "new_conversation", "New", "Start a new conversation", show=True),
     _first("ctrl+r", "regenerate", "regenerate", "Again", "Another reply, on a branch of its own", show=True),
-    _bind("escape", "stop", "stop", "Stop", "Stop the reply; otherwise go between input and transcript", show=True),
+    _bind("escape", "stop", "stop", "Stop", "Stop the reply; otherwise go between input and messages", show=True),
     _first("ctrl+p", "app.command_palette", "palette", "Palette", "Search for anything the app can do", show=True),
     _first("ctrl+t", "theme", "theme", "Light/dark", "Switch between the light and the dark theme"),
     _first("ctrl+q", "app.quit", "quit", "Quit", "Leave; nothing is lost"),
@@ -81,7 +84,7 @@ class Group(NamedTuple):
 GROUPS: tuple[Group, ...] = (
     Group("Everywhere", SCREEN),
     Group("While writing", COMPOSER),
-    Group("On a message (Esc goes there)", TRANSCRIPT),
+    Group("On a message", TRANSCRIPT),
     Group("In the list of conversations", CONVERSATIONS),
 )
 
@@ -108,6 +111,21 @@ class Keymap:
     def of(self, binding: Binding) -> str:
         """The keys of a binding."""
         return self.keys.get(str(binding.id), binding.key)
+
+    def name(self, id: str) -> str:
+        """What a sentence calls the key of an action: ``"F9"``, ``"Esc"``, ``"Ctrl+J"``.
+
+        Raises:
+            KeyError: There is no action of that id.
+        """
+        binding = find((binding for group in GROUPS for binding in group.bindings), id)
+        *modifiers, key = first_key(self.of(binding)).split("+")
+        shown = format_key(key)
+        if shown == _ENTER:
+            shown = "Enter"
+        elif len(shown) > 1 or modifiers:
+            shown = shown.capitalize()
+        return "+".join([*(modifier.capitalize() for modifier in modifiers), shown])
 
 
 def first_key(keys: str) -> str:

@@ -153,6 +153,17 @@ class WorkerEngine(Engine):
         return int(result["tokens"])
 
     @override
+    def memory_bytes(self, device: str) -> int:
+        if device == "cpu":  # seen from here, without a word to the child, which may be busy
+            from llmmagic.core.models.memory import process_memory_bytes
+
+            return process_memory_bytes(self._living_process().pid)
+        result: dict[str, Any] = {}
+        for _ in self._living_process().run(CancelToken(), "memory", result, device=device):
+            pass
+        return int(result["bytes"])
+
+    @override
     def reset(self) -> None:
         for _ in self._living_process().run(CancelToken(), "reset"):
             pass

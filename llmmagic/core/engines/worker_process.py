@@ -84,6 +84,8 @@ class Worker:
                 self._generate(request, cancel)
             elif request["op"] == "prefill_ahead":
                 return {"result": {"tokens": self._engine().engine.prefill_ahead(request["prompt_ids"], cancel)}}
+            elif request["op"] == "memory":
+                return {"result": {"bytes": self._engine().engine.memory_bytes(request["device"])}}
             else:
                 self._engine().engine.reset()
             return {"result": None}

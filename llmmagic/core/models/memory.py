@@ -25,11 +25,14 @@ _CGROUP_LIMITS = (
 """Limit, usage and details of a container's memory: cgroup version 2 and 1 (Linux, Documentation/admin-guide)."""
 
 
-def process_memory_bytes() -> int:
-    """Resident memory of this process."""
+def process_memory_bytes(pid: int | None = None) -> int:
+    """Resident memory of a process, this one by default; 0 if there is none of that id."""
     import psutil
 
-    return int(psutil.Process().memory_info().rss)
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def device_memory_bytes(device: str) -> int:

@@ -50,7 +50,7 @@ class ModelOperations(SessionBase):
 
     def _load(self, config: LoadConfig, emit: Emit[LoadEvent], cancel: CancelToken) -> LoadEvent:
         started = time.monotonic()
-        if self._opened is not None and self._config == config and not config.force:
+        if self._opened is not None and self._config == config and self.alive and not config.force:
             return LoadFinished(self._opened.info, reused=True, duration_s=0.0)
         opened = self._open(config, emit, cancel)
         for notice in opened.template.notices:
@@ -88,6 +88,18 @@ class ModelOperations(SessionBase):
         """
         with self._exclusive("unload"):
             self._set_engine(None, None)
+
+    def memory_bytes(self) -> int:
+        """Memory that the model takes now: on its GPU, or else of the whole process that it lives in.
+
+        Cheap. While a worker process writes a reply on a GPU, the answer waits for the reply to end.
+
+        Raises:
+            ModelNotLoadedError: No model is loaded.
+            EngineError: Its process is gone.
+        """
+        opened = self._require("Measuring its memory")
+        return opened.engine.memory_bytes(opened.info.device)
 
     @property
     def model(self) -> Any:

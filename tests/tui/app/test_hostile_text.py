@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
+from textual import events
+from textual.widgets import TextArea
 
 from llmmagic.core.chat.messages import Message
 from llmmagic.core.chat.store import ConversationStore
 from llmmagic.core.chat.tree import Conversation
-from tests.tui.app.helpers import chat_app
+from llmmagic_tui.screens.editor import EditorScreen
+from tests.tui.app.helpers import Chat, chat_app
 from tests.tui.app.test_transcript import Shell, one
 
 HOSTILE = {
@@ -115,3 +118,44 @@ async def test_titles_notices_and_the_detail_screen_show_it_as_text(store: Conve
         for strip in chat.app.screen._compositor.render_strips():
             for segment in strip:
                 assert not _UNSAFE.search(segment.text), repr(segment.text)
+
+
+async def test_lists_searches_figures_notices_and_editors_show_it_as_text(store: ConversationStore) -> None:
+    hostile = "\x1b]0;owned\x07[bold]needle[/bold]\u202e\x1b[2J [@click=app.quit]bye[/] ```"
+    conversation = Conversation(journal=store, title=f"[red]{hostile}[/red]")
+    conversation.add("user", hostile)
+    conversation.add("assistant", f"<think>{hostile}</think>{hostile}", finish_reason="stop")
+
+    def check(chat: Chat, *words: str) -> None:
+        text = ""
+        for strip in chat.app.screen._compositor.render_strips():
+            text += strip.text + "\n"
+            for segment in strip:
+                assert not _UNSAFE.search(segment.text), repr(segment.text)
+                assert segment.style is None or "app.quit" not in str(segment.style.meta.get("@click", ""))
+        for each in words:
+            assert each in text
+
+    async with chat_app(conversation=conversation.id, size=(140, 40)) as chat:
+        await chat.until(lambda: chat.screen.library.entries)
+        check(chat, "[red][bold]needle")  # the list and the title above the conversation
+        await chat.press("f3", *"needle")
+        await chat.until(lambda: chat.screen.library.words and chat.screen.library.entries[0].excerpt)
+        check(chat, "[bold]needle[/bold]")
+        await chat.press("escape", "f2")
+        await chat.settled()
+        check(chat, "[bold]needle[/bold]", "[@click=app.quit]bye[/]")
+        await chat.press("escape")
+        chat.screen.say(hostile)
+        await chat.pilot.pause()
+        check(chat, "[bold]needle[/bold]")
+        chat.screen.active.transcript.focus()
+        await chat.press("home", "e")
+        assert isinstance(chat.app.screen, EditorScreen)
+        check(chat, "[bold]needle[/bold]")
+        chat.app.post_message(events.Paste(f"\npasted {hostile}"))
+        await chat.until(lambda: "pasted" in chat.app.screen.query_one("#editor", TextArea).text)
+        check(chat, "pasted [bold]needle[/bold]")
+        await chat.press("escape", "escape", "up")
+        assert "needle" in chat.screen.composer.text
+        check(chat, "[bold]needle[/bold]")

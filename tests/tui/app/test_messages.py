@@ -89,12 +89,21 @@ async def test_rating_a_question_is_refused_in_words(talk: Conversation) -> None
 
 
 async def test_thinking_is_folded_with_its_length(talk: Conversation) -> None:
+    thought = "A short thought of seven words here."
     async with chat_app(conversation=talk.id) as chat:
-        assert "▸ thinking · 7 words" in chat.text()
+        tokens = chat.screen.backend.session.token_counter()(thought)
+        assert tokens == len(thought)  # the tokenizer of this model makes one of each byte
+        assert f"▸ thinking · {tokens} tokens" in chat.text()
         assert "short thought" not in chat.text()
         await chat.press("escape", "t")
-        assert "▾ thinking · 7 words" in chat.text()
+        assert f"▾ thinking · {tokens} tokens" in chat.text()
         assert "short thought" in chat.text()
+
+
+async def test_without_a_model_the_length_of_thinking_is_told_in_words(talk: Conversation) -> None:
+    async with chat_app(conversation=talk.id, load=False, model="/no/such/folder") as chat:
+        await chat.until(lambda: chat.notices)
+        assert "▸ thinking · 7 words" in chat.text()
 
 
 async def test_links_ask_first(talk: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:

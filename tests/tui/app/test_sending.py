@@ -61,7 +61,7 @@ async def test_up_and_down_go_through_what_was_sent() -> None:
 async def test_a_large_paste_arrives_without_control_sequences() -> None:
     async with chat_app() as chat:
         pasted = "\x1b]0;title\x07" + "line of text\n" * 5_000
-        chat.screen.composer.post_message(events.Paste(pasted))
+        chat.app.post_message(events.Paste(pasted))
         await chat.until(lambda: len(chat.screen.composer.text) == 65_000)
         assert "title" not in chat.screen.composer.text
         await chat.until(lambda: chat.screen.panes[0].bar.message.startswith("Does not fit"))
@@ -162,3 +162,14 @@ async def test_without_messages_keys_go_into_the_input() -> None:
         await chat.press("b")
         await chat.press("tab", "shift+tab", "c")
         assert chat.screen.composer.text == "abc"
+
+
+async def test_keys_are_called_as_the_person_has_set_them() -> None:
+    keys = {"model": "ctrl+o", "stop": "ctrl+g", "send": "f10", "help": "question_mark"}
+    async with chat_app(load=False, model="/no/such/folder", keys=keys) as chat:
+        await chat.until(lambda: any("/no/such/folder" in notice for notice in chat.notices))
+        await chat.press(*"hi", "f10")
+        assert any("Ctrl+O loads one" in notice for notice in chat.notices)
+        assert "no model loaded (Ctrl+O tries again)" in chat.screen.status.render().plain
+        assert "F10 sends, Ctrl+J begins" in str(chat.screen.composer.placeholder)
+        assert [chat.screen.key(id) for id in ("stop", "help", "branch_next", "rate_bad")] == ["Ctrl+G", "?", "]", "-"]

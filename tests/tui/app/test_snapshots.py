@@ -109,6 +109,12 @@ OTHERS: dict[str, Before] = {
 SIZES = ((80, 24), (120, 40))
 
 
+@pytest.fixture(autouse=True)
+def always_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else this process has loaded."""
+    monkeypatch.setattr("llmmagic.core.session.Session.memory_bytes", lambda self: 512_000_000)
+
+
 def compare(snap_compare: Any, theme: str, size: tuple[int, int], before: Before) -> None:
     generation = GenerationConfig(temperature=0, max_new_tokens=64)
     settings = Settings(model="tiny-random", theme=theme, context=LIMIT, generation=generation)

@@ -13,7 +13,7 @@ import pytest
 from tests.tui.app.helpers import LONG, chat_app
 
 
-async def test_the_first_message_waits_the_model_dies_and_comes_back() -> None:
+async def test_the_first_message_waits_the_model_dies_and_comes_back(keys_at_once: None) -> None:
     async with chat_app(worker=True, load=False, generation=LONG) as chat:
         screen = chat.screen
         await chat.until(lambda: screen.panes[0].conversation is not None)
@@ -33,6 +33,10 @@ async def test_the_first_message_waits_the_model_dies_and_comes_back() -> None:
         await chat.press("escape")
         await chat.until(lambda: len(chat.messages) == 4 and screen.status.status.activity == "writing")
         assert [text for role, text in chat.messages if role == "user"] == ["one", "two"]
+        # What is shown is what the model's process takes, and not the weights alone.
+        used, weights = screen.status.status.memory_bytes, screen.status.status.info.memory_bytes
+        assert used is not None
+        assert used > 50 * weights > 0
         # The model dies in the middle of the second reply.
         pid = screen.backend.session._opened.engine.pid  # type: ignore[union-attr]
         os.kill(pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)

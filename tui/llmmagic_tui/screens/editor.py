@@ -10,6 +10,8 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Label, TextArea
 
+from llmmagic.core.sanitize import strip_controls
+
 
 class EditorScreen(ModalScreen[str | None]):
     """Ask for a text of any length; the answer is ``None`` when it was left alone."""
@@ -38,7 +40,7 @@ class EditorScreen(ModalScreen[str | None]):
             yield Label(self._title, classes="dialog-title", markup=False)
             if self._note:
                 yield Label(self._note, classes="dialog-note", markup=False)
-            yield TextArea(self._text, id="editor", soft_wrap=True, show_line_numbers=False)
+            yield TextArea(strip_controls(self._text), id="editor", soft_wrap=True, show_line_numbers=False)
             with Horizontal(classes="dialog-buttons"):
                 yield Button(f"{self._save} (Ctrl+S)", id="save", variant="primary", compact=True)
                 yield Button("Cancel (Esc)", id="cancel", compact=True)

@@ -21,14 +21,23 @@ if TYPE_CHECKING:
     from llmmagic.core.events import WindowReport
 
 NEW_TITLE = "New conversation"
-_WELCOME = (
-    "Write below and press Enter.",
-    "",
-    "The bar shows what of the conversation the model can see, in tokens: the template, the system prompt, "
-    "each turn, what you are typing, and what is kept free for the reply.",
-    "",
-    "F1 shows all keys.",
-)
+
+
+def welcome(send: str, help: str) -> tuple[str, ...]:
+    """What a new conversation begins with, in paragraphs.
+
+    Args:
+        send: Name of the key that sends.
+        help: Name of the key that shows all keys.
+    """
+    return (
+        f"Write below and press {send}.",
+        "",
+        "The bar shows what of the conversation the model can see, in tokens: the template, the system prompt, "
+        "each turn, what you are typing, and what is kept free for the reply.",
+        "",
+        f"{help} shows all keys.",
+    )
 
 
 class PaneTitle(Widget):
@@ -74,8 +83,15 @@ class ChatPane(Vertical):
             self.pane = pane
             super().__init__()
 
-    def __init__(self, *, id: str) -> None:
+    def __init__(self, greeting: tuple[str, ...], *, id: str) -> None:
+        """Show nothing yet.
+
+        Args:
+            greeting: What stands where nothing has been said.
+            id: Of the widget.
+        """
         super().__init__(id=id)
+        self._greeting = greeting
         self.conversation: Conversation | None = None
         self.report: WindowReport | None = None
         self.transcript = Transcript()
@@ -85,7 +101,7 @@ class ChatPane(Vertical):
     def compose(self) -> ComposeResult:
         """Title, transcript, bar."""
         yield self.title
-        self.transcript.welcome = _WELCOME
+        self.transcript.welcome = self._greeting
         yield self.transcript
         yield self.bar
 
@@ -94,13 +110,13 @@ class ChatPane(Vertical):
         """Id of the conversation, once there is one."""
         return None if self.conversation is None else self.conversation.id
 
-    def greet(self, lines: tuple[str, ...] = _WELCOME) -> None:
+    def greet(self, lines: tuple[str, ...] | None = None) -> None:
         """What stands where nothing has been said yet.
 
         Args:
             lines: Paragraphs; how to begin, unless there is something more important.
         """
-        self.transcript.welcome = lines
+        self.transcript.welcome = self._greeting if lines is None else lines
         self.transcript.refresh()
 
     def open(self, conversation: Conversation) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from textual import events
 from textual.binding import BindingType
 from textual.message import Message
 from textual.widgets import TextArea
@@ -38,14 +37,14 @@ class Composer(TextArea):
             self.pages = pages
             super().__init__()
 
-    def __init__(self, *, id: str | None = None) -> None:
+    def __init__(self, placeholder: str, *, id: str | None = None) -> None:
         super().__init__(
             id=id,
             soft_wrap=True,
             show_line_numbers=False,
             tab_behavior="focus",
             highlight_cursor_line=False,
-            placeholder="Write a message. Enter sends, Ctrl+J begins a new line.",
+            placeholder=placeholder,
         )
         self._history: list[str] = []
         self._at: int | None = None  # where in the history; None is the draft
@@ -68,7 +67,8 @@ class Composer(TextArea):
 
     def set_history(self, texts: list[str]) -> None:
         """Start with what was sent earlier, oldest first."""
-        self._history = texts[-_HISTORY:]
+        # Of a conversation that was imported, or written by another program.
+        self._history = [strip_controls(text) for text in texts[-_HISTORY:]]
         self._at = None
 
     def action_cursor_up(self, select: bool = False) -> None:
@@ -106,9 +106,3 @@ class Composer(TextArea):
     def _put(self, text: str) -> None:
         self.text = text
         self.move_cursor(self.document.end)
-
-    async def _on_paste(self, event: events.Paste) -> None:
-        # What comes from elsewhere may bring escape sequences, which would be sent to the terminal with the text.
-        await super()._on_paste(events.Paste(strip_controls(event.text)))
-        event.stop()
-        event.prevent_default()

@@ -11,7 +11,8 @@ from textual.screen import Screen
 
 from llmmagic.core.errors import ContextOverflowError, LLMMagicError, ModelNotLoadedError
 from llmmagic.core.sanitize import one_line
-from llmmagic_tui.widgets.chat_pane import ChatPane
+from llmmagic_tui.bindings import Keymap
+from llmmagic_tui.widgets.chat_pane import ChatPane, welcome
 from llmmagic_tui.widgets.composer import Composer
 from llmmagic_tui.widgets.conversation_list import ConversationList
 from llmmagic_tui.widgets.status_line import StatusLine
@@ -40,9 +41,12 @@ class ChatBase(Screen[None]):
     def __init__(self, backend: Backend) -> None:
         super().__init__()
         self.backend = backend
-        self.panes = (ChatPane(id="left"), ChatPane(id="right"))
+        greeting = welcome(self.key("send"), self.key("help"))
+        self.panes = (ChatPane(greeting, id="left"), ChatPane(greeting, id="right"))
         self.active = self.panes[0]
-        self.composer = Composer(id="composer")
+        self.composer = Composer(
+            f"Write a message. {self.key('send')} sends, {self.key('newline')} begins a new line.", id="composer"
+        )
         self.library = ConversationList(id="library")
         self.status = StatusLine(id="status")
         self.to_both = False
@@ -72,6 +76,10 @@ class ChatBase(Screen[None]):
     def writing(self) -> bool:
         """Whether a reply is being written, in any pane."""
         return any(pane.transcript.is_live for pane in self.panes)
+
+    def key(self, id: str) -> str:
+        """What a sentence calls the key of an action, as the person has set it."""
+        return Keymap(self.backend.settings.keys).name(id)
 
     def complain(self, error: LLMMagicError) -> None:
         """Show an error: what is wrong, and what to do."""

@@ -75,7 +75,7 @@ class Library(MessageActions):
     def open_conversation(self, conversation_id: str, pane: ChatPane) -> None:
         """Show a stored conversation."""
         if self._is_writing(pane):
-            self.say("A reply is being written here: stop it first (Esc).", warning=True)
+            self.say(f"A reply is being written here: stop it first ({self.key('stop')}).", warning=True)
             return
         self.spawn(partial(self._open, conversation_id, pane), f"open-{pane.id}", exclusive=True)
 
@@ -104,7 +104,7 @@ class Library(MessageActions):
         if not self.backend.is_open:
             return
         if self._is_writing(self.active):
-            self.say("A reply is being written here: stop it first (Esc).", warning=True)
+            self.say(f"A reply is being written here: stop it first ({self.key('stop')}).", warning=True)
             return
         self.new_in(self.active)
         self.composer.focus()
@@ -153,7 +153,7 @@ class Library(MessageActions):
             return
         shown = [pane for pane in self.shown if pane.conversation_id == conversation_id]
         if any(self._is_writing(pane) for pane in shown):
-            self.say("A reply is being written there: stop it first (Esc).", warning=True)
+            self.say(f"A reply is being written there: stop it first ({self.key('stop')}).", warning=True)
             return
 
         async def run() -> None:
@@ -162,7 +162,7 @@ class Library(MessageActions):
                 for pane in shown:
                     self.new_in(pane)
                 self.refresh_library()
-                self.say("Deleted. u brings it back.")
+                self.say(f"Deleted. {self.key('undo_delete')} in the list brings it back.")
 
         self.spawn(run, "delete")
 

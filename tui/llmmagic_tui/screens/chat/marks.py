@@ -96,12 +96,13 @@ class MessageActions(Replies):
         from llmmagic_tui.screens.editor import EditorScreen
 
         def edited(text: str | None) -> None:
-            if text is not None and text.strip() and text != message.content:
+            if text is not None and text.strip() and text != strip_controls(message.content):
                 name = pane.conversation_id or ""
                 session, generation = self.backend.session, self.backend.generation
                 self.begin_reply(pane, lambda: session.edit(message.id, text, conversation=name, generation=generation))
 
-        note = "The old message stays, with all that follows it: [ and ] go between the branches."
+        keys = f"{self.key('branch_previous')} and {self.key('branch_next')}"
+        note = f"The old message stays, with all that follows it: {keys} go between the branches."
         self.app.push_screen(EditorScreen("Edit message", message.content, note=note, save="Send"), edited)
 
     def action_better(self) -> None:
@@ -149,7 +150,7 @@ class MessageActions(Replies):
     def action_branch(self, step: int) -> None:
         """Go to a neighbouring branch."""
         if self.running is not None:
-            self.say("A reply is being written: stop it first (Esc).", warning=True)
+            self.say(f"A reply is being written: stop it first ({self.key('stop')}).", warning=True)
             return
         pane = self.active
         conversation = pane.conversation

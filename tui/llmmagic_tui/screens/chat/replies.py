@@ -59,7 +59,8 @@ class Replies(ModelControl):
             return
         if self.status.status.activity == "none":
             self.waiting = False
-            self.complain(ModelNotLoadedError("No model is loaded.", hint="F9 loads one; what you wrote stays."))
+            hint = f"{self.key('model')} loads one; what you wrote stays."
+            self.complain(ModelNotLoadedError("No model is loaded.", hint=hint))
             return
         if self.running is not None or not self.backend.is_ready or self.dead:
             if self.dead and self.running is None:
@@ -134,6 +135,7 @@ class Replies(ModelControl):
             self.refresh_bindings()
             self.refresh_windows()
             self.refresh_library()
+            self.measure_memory()
         return True
 
     def _show_batch(self, pane: ChatPane, batch: list[ChatEvent], began: float) -> None:
@@ -224,9 +226,10 @@ class Replies(ModelControl):
     def begin_reply(self, pane: ChatPane, start: Start) -> None:
         """Start a reply that is not an answer to what is written in the input."""
         if self.running is not None:
-            self.say("A reply is being written: stop it first (Esc).", warning=True)
+            self.say(f"A reply is being written: stop it first ({self.key('stop')}).", warning=True)
         elif not self.backend.is_ready or self.dead:
-            self.say("The model is not ready yet." if not self.dead else "The model has died: F9 starts it again.")
+            died = f"The model has died: {self.key('model')} starts it again."
+            self.say(died if self.dead else "The model is not ready yet.")
         else:
 
             async def run() -> None:

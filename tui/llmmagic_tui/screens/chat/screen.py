@@ -114,7 +114,7 @@ class ChatScreen(Library):
         if not self.backend.is_open:
             return
         if other.display and self._is_writing(other):
-            self.say("A reply is being written there: stop it first (Esc).", warning=True)
+            self.say(f"A reply is being written there: stop it first ({self.key('stop')}).", warning=True)
             return
         other.display = not other.display
         if other.display:

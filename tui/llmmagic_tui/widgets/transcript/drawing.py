@@ -15,7 +15,7 @@ from textual.strip import Strip
 
 from llmmagic_tui.themes import Inks
 from llmmagic_tui.widgets.transcript.markdown import plain
-from llmmagic_tui.widgets.transcript.message import GUTTER, Hint, Look, MessageBody, draw, estimate
+from llmmagic_tui.widgets.transcript.message import GUTTER, Counter, Hint, Look, MessageBody, draw, estimate
 from llmmagic_tui.widgets.transcript.scrolling import SettlingScroll
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class DrawnMessages(SettlingScroll):
         self._bodies: OrderedDict[str, MessageBody] = OrderedDict()
         self._drawn: OrderedDict[str, tuple[tuple[object, ...], list[Strip]]] = OrderedDict()
         self._inks: Inks | None = None
+        self._count_tokens: Counter | None = None
         self.hints: tuple[Hint, ...] = ()
         """What is offered below the selected message."""
         self.welcome: tuple[str, ...] = ()
@@ -112,6 +113,7 @@ class DrawnMessages(SettlingScroll):
             live=message.id == self._live,
             rule=self._window.rule if message.id == self._rule_at else "",
             hints=tuple(h for h in self.hints if h.role in ("", message.role)) if selected else (),
+            count_tokens=self._count_tokens,
         )
         key = (message, look)
         drawn = self._drawn.get(message.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from rich.segment import Segment
 from rich.style import Style
@@ -14,9 +14,12 @@ from llmmagic_tui.widgets.transcript.markdown import Line, MarkdownDocument, pla
 from llmmagic_tui.widgets.transcript.thinking import ReplyText
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmmagic.core.chat.messages import Message
     from llmmagic_tui.themes import Inks
 
+Counter: TypeAlias = "Callable[[str], int]"
 GUTTER = 2
 _MEASURE = 110  # longer lines are hard to read
 _THINKING_PREVIEW = 3  # lines that are shown of a thought while it is being written
@@ -69,6 +72,7 @@ class Look:
     live: bool = False
     rule: str = ""
     hints: tuple[Hint, ...] = ()
+    count_tokens: Counter | None = None
 
 
 class MessageBody:
@@ -79,6 +83,7 @@ class MessageBody:
         self.source = message.content
         self._reply = ReplyText()
         self._document = MarkdownDocument()
+        self._counted: tuple[Counter, str, int] | None = None
         self.append(message.content)
 
     @property
@@ -113,15 +118,25 @@ class MessageBody:
         if thinking is None:
             return []
         writing = unfinished and look.live
-        words = len(thinking.split())
         mark = "▾" if look.unfolded else "▸"
-        head = f"{mark} {'thinking…' if writing else 'thinking'} · {words:,} {'word' if words == 1 else 'words'}"
+        length = self._length_of(thinking, None if writing else look.count_tokens)
+        head = f"{mark} {'thinking…' if writing else 'thinking'} · {length}"
         lines: list[Line] = [[Segment(head, look.inks.muted + Style.from_meta({"do": "fold"}))]]
         if not look.unfolded and not writing:
             return lines
         bar = Segment("┆ ", look.inks.faint)
         thought = [[bar, *line] for line in plain(thinking, width - 2, look.inks.muted)]
         return lines + (thought if look.unfolded else thought[-_THINKING_PREVIEW:])
+
+    def _length_of(self, thinking: str, count: Counter | None) -> str:
+        """In tokens; in words where no model is there to count, or each addition would have to be counted anew."""
+        if count is None:
+            words = len(thinking.split())
+            return f"{words:,} {'word' if words == 1 else 'words'}"
+        if self._counted is None or self._counted[:2] != (count, thinking):
+            self._counted = (count, thinking, count(thinking))
+        tokens = self._counted[2]
+        return f"{tokens:,} {'token' if tokens == 1 else 'tokens'}"
 
 
 def estimate(message: Message, width: int) -> int:

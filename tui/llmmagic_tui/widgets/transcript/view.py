@@ -14,7 +14,7 @@ from textual.message import Message as TextualMessage
 from llmmagic_tui.bindings import TRANSCRIPT
 from llmmagic_tui.widgets.transcript.drawing import DrawnMessages, WindowState
 from llmmagic_tui.widgets.transcript.layout import Stack
-from llmmagic_tui.widgets.transcript.message import estimate
+from llmmagic_tui.widgets.transcript.message import Counter, estimate
 
 if TYPE_CHECKING:
     from textual import events
@@ -113,6 +113,15 @@ class Transcript(DrawnMessages, can_focus=True):
             self._window = window
             self._place_rule()
             self._settle()
+
+    def set_counter(self, count_tokens: Counter) -> None:
+        """Show lengths in tokens.
+
+        Args:
+            count_tokens: Of the model that is loaded; another function for another model.
+        """
+        self._count_tokens = count_tokens
+        self._settle()
 
     def resume_reply(self, message_id: str) -> None:
         """Let a reply that is shown grow on."""
