@@ -4,18 +4,16 @@ The bare app has a Header, a Markdown, an Input and a Footer: what any chat app 
 Both run on a pseudo-terminal, by turns, so that whatever else the machine does meets both. Checked on the way: torch is
 not in the app's process.
 
-    python benchmarks/first_paint.py [--quick]
+    python -m benchmarks first_paint [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import os
 import pty
 import select
 import signal
-import statistics
 import struct
 import subprocess
 import sys
@@ -23,6 +21,8 @@ import tempfile
 import termios
 import time
 from pathlib import Path
+
+from benchmarks.peers import row
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS, ROWS = 120, 40
@@ -123,32 +123,7 @@ def run(quick: bool) -> list[dict[str, object]]:
             seconds, loaded = first_frame_s(*ours, environment)
             times["ours"].append(seconds)
             torch = torch or loaded
-    ours_s, bare_s = statistics.median(times["ours"]), statistics.median(times["bare"])
-    return [
-        {
-            "benchmark": "first paint",
-            "unit": "s",
-            "ours": round(ours_s, 3),
-            "peer": round(bare_s, 3),
-            "peer_name": "bare Textual app",
-            "ratio": round(ours_s / bare_s, 2),
-            "target": f"<= {TARGET}",
-            "passed": ours_s <= TARGET * bare_s and not torch,
-            "runs": runs,
-            "torch_in_process": torch,
-        }
-    ]
-
-
-def main() -> int:
-    """Print the figures; status 1 when the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few runs")
-    rows = run(parser.parse_args().quick)
-    for row in rows:
-        print(" ".join(f"{key}={value}" for key, value in row.items()))
-    return 0 if all(row["passed"] for row in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    result = row("first paint of `llmchat`", "s", times["ours"], times["bare"], "bare Textual app", TARGET, "lower")
+    if torch:
+        result["target"], result["passed"] = f"{result['target']}, without torch in the process", False
+    return [result]

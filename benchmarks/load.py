@@ -4,19 +4,19 @@ Every load runs in a process of its own. The first load finds an empty cache: it
 its own cache), converts, quantises and saves. The peer of the memory figure is ``from_pretrained`` with the same
 quantisation on the same folder; ours is measured while it also saves the quantised copy, and again from that copy.
 
-    python benchmarks/load.py [--quick]
+    python -m benchmarks load [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from benchmarks.peers import row
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, QUICK_RUNS = 5, 1
@@ -125,43 +125,9 @@ def run(quick: bool) -> list[dict[str, object]]:
             second = child(_OURS, name, cache)
             times["second"].append(float(second["seconds"]))
             peaks["cached"].append(float(second["bytes"]))
-    rows = [_row("second load", "s", times["second"], times["first"], "first load", SECOND_TARGET)]
+    rows = [row("second load of `demo`", "s", times["second"], times["first"], "first load", SECOND_TARGET, "lower")]
     for what in ("quantising", "cached"):
+        ours, peer = ([value / 2**20 for value in peaks[key]] for key in (what, "peer"))
         label = f"peak memory of an NF4 load, {what}"
-        mebibytes = [[value / 2**20 for value in peaks[key]] for key in (what, "peer")]
-        rows.append(_row(label, "MiB", mebibytes[0], mebibytes[1], "from_pretrained + quantise", MEMORY_TARGET))
+        rows.append(row(label, "MiB", ours, peer, "from_pretrained + quantise", MEMORY_TARGET, "lower"))
     return rows
-
-
-def _row(
-    name: str, unit: str, ours: list[float], peer: list[float], peer_name: str, target: float
-) -> dict[str, object]:
-    ratio = statistics.median(ours) / statistics.median(peer)
-    ratios = sorted(a / b for a, b in zip(ours, peer, strict=True))
-    return {
-        "benchmark": name,
-        "unit": unit,
-        "ours": round(statistics.median(ours), 3),
-        "peer": round(statistics.median(peer), 3),
-        "peer_name": peer_name,
-        "ratio": round(ratio, 3),
-        "spread": f"{ratios[0]:.3f}-{ratios[-1]:.3f}",
-        "target": f"<= {target}",
-        "passed": ratio <= target,
-        "runs": len(ours),
-    }
-
-
-def main() -> int:
-    """Print the figures; status 1 when a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="the tiny model, once")
-    arguments = parser.parse_args()
-    rows = run(arguments.quick)
-    for row in rows:
-        print(" ".join(f"{key}={value}" for key, value in row.items()))
-    return 0 if arguments.quick or all(row["passed"] for row in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

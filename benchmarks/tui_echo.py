@@ -3,12 +3,11 @@
 Keys are typed one by one; the time runs until the character is in what the app writes to the terminal. The same is
 measured while nothing is generated: that is the peer.
 
-    python benchmarks/tui_echo.py [--quick] [--model demo]
+    python -m benchmarks tui_echo [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import os
 import pty
@@ -21,6 +20,8 @@ import tempfile
 import termios
 import time
 from pathlib import Path
+
+from benchmarks.peers import time_row
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS, QUICK_KEYS = 200, 40
@@ -101,12 +102,11 @@ def p95(times: list[float]) -> float:
     return statistics.quantiles(times, n=20)[-1]
 
 
-def run(quick: bool, model: str = "demo") -> list[dict[str, object]]:
+def run(quick: bool) -> list[dict[str, object]]:
     """Measure.
 
     Args:
         quick: Fewer keys, and the tiny model.
-        model: What generates.
 
     Returns:
         One row: the 95th percentile in seconds.
@@ -120,8 +120,8 @@ def run(quick: bool, model: str = "demo") -> list[dict[str, object]]:
             "TERM": "xterm-256color",
             "COLORTERM": "truecolor",
         }
-        name = "tiny-random" if quick else model
-        command = [sys.executable, "-m", "llmmagic_tui", name, "--max-new-tokens", "1500", "--temperature", "1"]
+        model = "tiny-random" if quick else "demo"
+        command = [sys.executable, "-m", "llmmagic_tui", model, "--max-new-tokens", "1500", "--temperature", "1"]
         terminal = Terminal(command, environment)
         try:
             terminal.wait_for(READY, LOAD_S)
@@ -139,31 +139,5 @@ def run(quick: bool, model: str = "demo") -> list[dict[str, object]]:
                 terminal.drain(0.3)
         finally:
             terminal.close()
-    return [
-        {
-            "benchmark": "key to echo while generating, p95",
-            "unit": "s",
-            "ours": round(p95(busy), 4),
-            "peer": round(p95(idle), 4),
-            "peer_name": "the same app while idle",
-            "ratio": round(p95(busy) / p95(idle), 2),
-            "target": f"<= {TARGET_S} s",
-            "passed": p95(busy) <= TARGET_S,
-        }
-    ]
-
-
-def main() -> int:
-    """Print the figures; status 1 when the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer keys, and the tiny model")
-    parser.add_argument("--model", default="demo", help="what generates")
-    arguments = parser.parse_args()
-    rows = run(arguments.quick, arguments.model)
-    for row in rows:
-        print(" ".join(f"{key}={value}" for key, value in row.items()))
-    return 0 if all(row["passed"] for row in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    name = "key to echo while generating, p95"
+    return [time_row(name, p95(busy), TARGET_S, "the same app while idle", p95(idle), count)]

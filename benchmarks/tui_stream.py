@@ -4,15 +4,14 @@
 second's worth of a fast model; each batch is drawn to its end before the next one. The peer is ``Markdown`` with the
 stream that Textual offers for this, given the same batches.
 
-    python benchmarks/tui_stream.py [--quick]
+    python -m benchmarks tui_stream [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
-import sys
+import statistics
 import time
 from collections.abc import Awaitable, Callable
 
@@ -22,11 +21,13 @@ from textual.app import App, ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Markdown
 
+from benchmarks.peers import bound_row, take_turns
 from llmmagic.core.chat.messages import Message
 from llmmagic_tui.themes import DARK
 from llmmagic_tui.widgets.transcript import Transcript
 
 TOKENS, QUICK_TOKENS, BATCH = 2_000, 400, 50
+RUNS, QUICK_RUNS = 3, 1
 TARGET_TOKENS_PER_S = 1_000
 SIZE = (120, 40)
 PART = """## Sorting, part {n}
@@ -124,31 +125,10 @@ def run(quick: bool) -> list[dict[str, object]]:
     """
     tokens = make_tokens(QUICK_TOKENS if quick else TOKENS)
     asyncio.run(ours_s(tokens[: 2 * BATCH]))  # imports
-    ours = len(tokens) / asyncio.run(ours_s(tokens))
-    peer = len(tokens) / asyncio.run(peer_s(tokens))
-    return [
-        {
-            "benchmark": "tokens rendered",
-            "unit": "tokens/s",
-            "ours": round(ours),
-            "peer": round(peer),
-            "peer_name": "textual Markdown",
-            "ratio": round(ours / peer, 2),
-            "target": f">= {TARGET_TOKENS_PER_S} tokens/s",
-            "passed": ours >= TARGET_TOKENS_PER_S,
-        }
-    ]
-
-
-def main() -> int:
-    """Print the figures; status 1 when the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer tokens")
-    rows = run(parser.parse_args().quick)
-    for row in rows:
-        print(" ".join(f"{key}={value}" for key, value in row.items()))
-    return 0 if all(row["passed"] for row in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    runs = QUICK_RUNS if quick else RUNS
+    rates = take_turns(
+        lambda: len(tokens) / asyncio.run(ours_s(tokens)), lambda: len(tokens) / asyncio.run(peer_s(tokens)), runs
+    )
+    ours, peer = (statistics.median(figures) for figures in rates)
+    name = f"{len(tokens):,} tokens of Markdown streamed"
+    return [bound_row(name, "tok/s", ours, peer, "Textual's Markdown", TARGET_TOKENS_PER_S, "higher", runs)]

@@ -41,7 +41,7 @@ def until_overflow(session: Session) -> None:
 
 def test_the_turn_after_an_overflow_reads_only_the_message(small: Session) -> None:
     until_overflow(small)
-    small._ahead.finish()
+    small.finish_idle()
     after = say(small, "Question 99, which is a little longer")
     assert after.window.dropped_message_ids
     assert after.stats.prompt_tokens > 100
@@ -51,7 +51,7 @@ def test_the_turn_after_an_overflow_reads_only_the_message(small: Session) -> No
 
 def test_a_reply_can_be_taken_again_as_quickly_as_before(small: Session) -> None:
     until_overflow(small)
-    small._ahead.finish()
+    small.finish_idle()
     again = small.regenerate(generation=SHORT).wait()
     assert isinstance(again, ChatFinished)
     assert again.stats.cached_tokens == again.stats.prompt_tokens - 1
@@ -70,7 +70,7 @@ def test_whoever_comes_waits_for_one_chunk_only(small: Session, monkeypatch: pyt
 
     loaded = small._require_loaded("This test")
     for number in range(20):
-        small._ahead.finish()
+        small.finish_idle()
         chunks.clear()
         if small.window(draft=f"Question {number:02d}", generation=SHORT).prompt_tokens > 0.8 * WINDOW:
             break
@@ -92,7 +92,7 @@ def test_whoever_comes_waits_for_one_chunk_only(small: Session, monkeypatch: pyt
 
 def test_a_failure_while_idle_is_nobodys_business(small: Session) -> None:
     until_overflow(small)
-    small._ahead.finish()
+    small.finish_idle()
 
     def fail(_module: Any, _args: Any) -> None:
         if threading.current_thread().name == "llmmagic-prefill-ahead":
@@ -102,7 +102,7 @@ def test_a_failure_while_idle_is_nobodys_business(small: Session) -> None:
     try:
         say(small, "Question 99")
         until_overflow(small)
-        small._ahead.finish()
+        small.finish_idle()
         after = say(small, "Question 99")
         assert after.finish_reason in ("length", "stop")
     finally:
