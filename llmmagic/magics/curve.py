@@ -1,14 +1,12 @@
-"""The loss curve: as SVG, and as a row of blocks where there is only text."""
+"""The loss curve while it grows: as SVG, and as a row of blocks where there is only text."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 
 from llmmagic.magics.views.card import Curve
 
 TRAIN_COLOUR, HELD_OUT_COLOUR = "#3b82f6", "#e8710a"  # both read well on white and on black
-_GREY = "#8a8a8a"  # likewise
 _WIDTH, _HEIGHT = 520, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 24
 _MOST_POINTS = 260
@@ -17,22 +15,11 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 Point = tuple[int, float]
 
 
-def curve_image(curve: Curve) -> str:
-    """A loss curve as an ``<img>`` that needs nothing but itself: for what is saved.
-
-    Viewers that do not trust a notebook strip an ``<svg>`` down to its texts, and keep an image.
-    """
-    svg = curve_svg(curve, colour=_GREY)
-    data = base64.b64encode(svg.encode()).decode()
-    return f'<img src="data:image/svg+xml;base64,{data}" alt="{_label(curve)}" style="width:100%;max-width:{_WIDTH}px">'
-
-
-def curve_svg(curve: Curve, *, colour: str = "currentColor") -> str:
-    """Draw a loss curve.
+def curve_svg(curve: Curve) -> str:
+    """Draw a loss curve; texts and lines are of the colour of where it stands, light or dark.
 
     Args:
         curve: Finite losses, in the order of their steps.
-        colour: Of texts and lines; the default takes it from where the picture stands, light or dark.
 
     Returns:
         An ``<svg>``.
@@ -58,7 +45,7 @@ def curve_svg(curve: Curve, *, colour: str = "currentColor") -> str:
     parts.append(_legend(bool(held_out)))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"'
-        f' aria-label="{_label(curve)}" color="{colour}" font-family="system-ui, sans-serif" font-size="11"'
+        f' aria-label="{_label(curve)}" font-family="system-ui, sans-serif" font-size="11"'
         f' style="width:100%;max-width:{_WIDTH}px;height:auto;display:block">' + "".join(parts) + "</svg>"
     )
 

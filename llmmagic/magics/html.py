@@ -9,7 +9,7 @@ from __future__ import annotations
 from html import escape as _escape
 
 from llmmagic.core.sanitize import strip_controls
-from llmmagic.magics.curve import curve_image, curve_svg
+from llmmagic.magics.curve import curve_svg
 from llmmagic.magics.markdown import markdown_html
 from llmmagic.magics.tokens import tokens_html
 from llmmagic.magics.views.card import Bar, Card, CardStatus, Note
@@ -43,9 +43,7 @@ def card_html(card: Card) -> str:
     parts += [_bar(bar) for bar in card.bars]
     if card.facts:
         parts.append(_table(card.facts))
-    if card.curve is not None:
-        draw = curve_svg if card.status == "running" else curve_image
-        parts.append(f'<div style="margin-top:6px">{draw(card.curve)}</div>')
+    parts.append(_curve(card))
     parts += [_note(note) for note in card.notes]
     parts.append(tokens_html(card.tokens, escape))
     if card.details:
@@ -74,6 +72,17 @@ def reply_html(card: ReplyCard) -> str:
     if below:
         parts.append(f'<div style="{_SMALL}">{escape(below)}</div>')
     return f'<div class="llmmagic-reply" style="max-width:860px">{"".join(parts)}</div>'
+
+
+def _curve(card: Card) -> str:
+    """The loss so far; of what has ended as a picture, for which matplotlib is imported."""
+    if card.curve is None:
+        return ""
+    if card.status == "running":
+        return f'<div style="margin-top:6px">{curve_svg(card.curve)}</div>'
+    from llmmagic.magics.plot import curve_image
+
+    return f'<div style="margin-top:6px">{curve_image(card.curve)}</div>'
 
 
 def _bar(bar: Bar) -> str:

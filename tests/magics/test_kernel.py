@@ -54,11 +54,11 @@ def test_training_shows_a_widget_and_leaves_a_static_summary(notebook: Notebook,
     assert cell.opened == cell.closed, "no widget is left"
     assert "med: 60 steps in" in cell.plain
     assert "Held-out loss" in cell.plain
-    assert "data:image/svg+xml;base64," in cell.html
+    assert "data:image/png;base64," in cell.html
     assert any("<polyline" in html for html in live)
     assert "progressbar" not in cell.html
     shown = notebook.run("summary")
-    assert "data:image/svg+xml;base64," in shown.html
+    assert "data:image/png;base64," in shown.html
     assert "med: 60 steps in" in shown.plain
     facts = notebook.run(
         "print(summary.finished.steps, len(summary.losses) > 1, len(summary.evals), summary.adapter_dir)"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+
+import matplotlib.image as mpimg
 import pytest
 
 from llmmagic.core.events import (
@@ -27,6 +30,7 @@ from llmmagic.core.events import (
 )
 from llmmagic.magics.curve import curve_svg, sparkline
 from llmmagic.magics.figures import bytes_text, count_text, rate_text, seconds_text
+from llmmagic.magics.plot import curve_image, curve_png
 from llmmagic.magics.text import card_text, reply_text
 from llmmagic.magics.views.card import STOPPING, Curve
 from llmmagic.magics.views.load import LoadView
@@ -218,3 +222,21 @@ def test_a_flat_curve_can_be_drawn() -> None:
     flat = Curve(((1, 2.0), (2, 2.0)), (), 2)
     assert "nan" not in curve_svg(flat)
     assert sparkline(flat) == "▁▁"
+
+
+@pytest.mark.parametrize("held_out", [(), ((0, 3.1), (100, 0.9))])
+def test_the_picture_of_a_curve_reads_on_white_and_on_black(held_out: tuple[tuple[int, float], ...]) -> None:
+    curve = Curve(tuple((i, 3 / (1 + i / 20)) for i in range(1, 101)), held_out, 100)
+    png = curve_png(curve)
+    assert png == curve_png(curve)  # a kept notebook changes only where its content does
+    assert len(png) < 60_000
+    pixels = (mpimg.imread(io.BytesIO(png)) * 255).round().astype(int)  # (H, W, 4)
+    assert pixels[2, 2, 3] == 0  # the ground is transparent
+    assert pixels[60, 500, 3] < 10  # between the lines of the grid
+    opaque = {tuple(pixel[:3]) for pixel in pixels.reshape(-1, 4) if pixel[3] == 255}
+    assert (0x3B, 0x82, 0xF6) in opaque
+    assert ((0xE8, 0x71, 0x0A) in opaque) == bool(held_out)
+    assert not {(0, 0, 0), (255, 255, 255)} & opaque
+    image = curve_image(curve)
+    assert image.startswith('<img src="data:image/png;base64,')
+    assert 'alt="Loss from 2.857 at step 1 to 0.500 at step 100"' in image

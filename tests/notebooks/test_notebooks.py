@@ -53,7 +53,7 @@ def test_quickstart(execute_script: ModuleType, tmp_path: Path) -> None:
     assert "nf4" in loaded_html
 
     trained_text, trained_html = bundle(cell(notebook, "%%llm_train"))
-    assert 'src="data:image/svg+xml' in trained_html  # the loss curve
+    assert 'src="data:image/png;base64,' in trained_html  # the loss curve
     losses = re.search(r"([\d.]+) → ([\d.]+)", trained_text)
     assert losses is not None
     before, after = float(losses[1]), float(losses[2])

@@ -28,6 +28,8 @@ from llmmagic.core.training.formats import EmptyRowError, Sample
 ERRORS = ("empty-answer", "no-end-label", "doubled-bos", "prompt-mismatch")
 WARNINGS = ("all-masked", "truncated", "special-tokens", "duplicates", "eval-overlap")
 FINDINGS = ERRORS + WARNINGS
+MEMORY = "memory"
+"""No finding about data, but allowed like one: a run that needs more memory than is free."""
 
 _NAMED_ROWS = 5
 _LONGEST_ROWS = 5
@@ -187,8 +189,8 @@ def check_allowed(allow: Sequence[str], known: Sequence[str] = FINDINGS) -> None
         ConfigError: Such a name.
     """
     for name in allow:
-        if name not in known:
+        if name not in (*known, MEMORY):
             raise ConfigError(
                 f"There is no finding {name!r} to allow.",
-                hint=did_you_mean(name, known) or f"Known: {', '.join(known)}.",
+                hint=did_you_mean(name, (*known, MEMORY)) or f"Known: {', '.join((*known, MEMORY))}.",
             )

@@ -12,17 +12,19 @@ from transformers import set_seed
 
 from llmmagic.core.config import TrainConfig
 from llmmagic.core.errors import ConfigError, LLMMagicError, StorageError, TrainingError
-from llmmagic.core.events import EvalEvent, Notice, TrainEval, TrainFinished, TrainStarted
-from llmmagic.core.models.memory import release_memory
+from llmmagic.core.events import EvalEvent, MemoryEstimate, Notice, TrainEval, TrainFinished, TrainStarted
+from llmmagic.core.models.memory import free_memory_bytes, release_memory
 from llmmagic.core.models.tokenizer import first_line
 from llmmagic.core.operation import CancelledOperation, CancelToken
 from llmmagic.core.training.adapter import attach
+from llmmagic.core.training.census import MEMORY
 from llmmagic.core.training.dataset import tokenize_table
 from llmmagic.core.training.evaluate import HeldOut, held_out_loss
 from llmmagic.core.training.examples import make_examples_like_chat
 from llmmagic.core.training.formats import detect_layout
 from llmmagic.core.training.full import take_all
 from llmmagic.core.training.guard import is_out_of_memory, lent_model
+from llmmagic.core.training.memory import Shape, StepMemory, check_memory
 from llmmagic.core.training.methods.base import Emit, Figures, Method
 from llmmagic.core.training.plan import TrainPlan, describe, plan_training
 from llmmagic.core.training.prepared import TokenizedCache
@@ -79,12 +81,12 @@ def train(
     with lent_model(loaded):
         set_seed(plan.args.seed)  # the adapter starts from random weights
         adapter = _take(plan, loaded)
-        started = describe(plan, adapter)
-        if dry_run:
-            adapter.rollback()
-            return started
-        emit(started)
         try:
+            started = replace(describe(plan, adapter), memory=_memory(plan, adapter))
+            if dry_run:
+                adapter.rollback()
+                return started
+            emit(started)
             _set_aside(plan, emit)
             finished = _run(plan, adapter, emit, cancel)
         except BaseException:  # whatever it is, it goes on up: the model must not be left half-changed
@@ -146,6 +148,30 @@ def _take(plan: TrainPlan, loaded: LoadedModel) -> Trainable:
     if config.lora:
         raise ConfigError("With peft: none there is no adapter that lora: could be about.")
     return take_all(loaded, config.name, config.model_config)
+
+
+def _memory(plan: TrainPlan, adapter: Trainable) -> MemoryEstimate | None:
+    """What a step will take up.
+
+    Raises:
+        TrainingError: More than is free, and the user has not allowed it.
+    """
+    args, sequences = plan.args, plan.method.sequences
+    if not sequences:
+        return None
+    packed = getattr(args, "packing", False)
+    shape = Shape(
+        rows=args.per_device_train_batch_size * sequences,
+        row_tokens=(args.max_length if packed else None) or plan.data.report.longest_tokens,
+        checkpointing=bool(getattr(args, "activation_checkpointing", getattr(args, "gradient_checkpointing", False))),
+    )
+    info = adapter.loaded.info
+    memory = StepMemory(adapter.model, optim=str(args.optim), device=info.device, weights_bytes=info.memory_bytes)
+    estimate = memory.estimate(shape, free_memory_bytes(info.device))
+    # Several processes may share the weights between them: what each of them needs is not known here.
+    if args.world_size == 1 and MEMORY not in plan.config.allow:
+        check_memory(estimate, memory, shape)
+    return estimate
 
 
 def _set_aside(plan: TrainPlan, emit: Emit) -> None:

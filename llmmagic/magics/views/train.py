@@ -10,6 +10,7 @@ from llmmagic.core.events import (
     Cancelled,
     DataInspected,
     DataReport,
+    MemoryEstimate,
     Notice,
     PrepareProgress,
     TrainEval,
@@ -166,6 +167,7 @@ class TrainView:
                 f"weights ({share:.2g} %)",
             ),
             ("Plan", f"{started.total_steps:,} steps of {started.batch_size} rows, {_passes(started.epochs)}"),
+            *(_memory(started.memory) if self.finished is None else ()),
             *((("Folder", started.output_dir),) if self.finished is None else ()),
         )
 
@@ -210,6 +212,21 @@ def _summary(finished: TrainFinished, steps: list[TrainStep]) -> Facts:
     if finished.reason == "cancelled" and steps:
         facts.insert(0, ("Ran for", seconds_text(finished.duration_s)))
     return tuple(facts)
+
+
+def _memory(memory: MemoryEstimate | None) -> Facts:
+    """What the run will take up, as far as it can be told before."""
+    if memory is None:
+        return ()
+    parts = (
+        ("trained weights", memory.adapter_bytes),
+        ("gradients", memory.gradient_bytes),
+        ("optimiser", memory.optimizer_bytes),
+        (f"activations of {memory.rows:,} rows of {memory.row_tokens:,} tokens", memory.activation_bytes),
+    )
+    listed = ", ".join(f"{name} {bytes_text(count)}" for name, count in parts)
+    free = f"{bytes_text(memory.free_bytes)} free on {memory.device}"
+    return (("Memory plan", f"about {bytes_text(memory.needed_bytes)} more, {free}; {listed}"),)
 
 
 def _passes(epochs: float) -> str:

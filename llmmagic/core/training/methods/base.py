@@ -124,6 +124,8 @@ class Method(ABC):
     """What can be found in its data."""
     needs_adapter: ClassVar[bool] = True
     """The model with the adapter off is the reference that it learns against."""
+    sequences: ClassVar[int] = 1
+    """What a row of a batch becomes in a forward pass; 0 where that is not known before."""
     shown: ClassVar[Sequence[str]] = ()
     """Settings of its own that matter to a reader."""
 

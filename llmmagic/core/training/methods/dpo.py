@@ -40,6 +40,7 @@ class DPO(Method):
         "empty-answer", "same-answers", "prompt-mismatch", "all-masked", "truncated", "duplicates", "eval-overlap",
     )  # fmt: skip
     shown = ("beta", "loss_type")
+    sequences = 2  # the better answer and the worse one
 
     @override
     def defaults(self, *, full: bool, fresh: bool) -> Mapping[str, Any]:

@@ -65,6 +65,7 @@ class GRPO(Method):
         "constant-reward",
     )  # fmt: skip
     shown = ("num_generations", "max_completion_length", "temperature", "beta")
+    sequences = 0  # how long its answers get is not known before
 
     @override
     def defaults(self, *, full: bool, fresh: bool) -> Mapping[str, Any]:

@@ -48,6 +48,7 @@ class KTO(Method):
         "empty-answer", "one-sided", "prompt-mismatch", "all-masked", "truncated", "duplicates", "eval-overlap",
     )  # fmt: skip
     shown = ("beta", "loss_type")
+    sequences = 2  # the answer, and one of another row to estimate the KL divergence
 
     @override
     def defaults(self, *, full: bool, fresh: bool) -> Mapping[str, Any]:
