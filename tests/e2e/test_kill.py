@@ -1,7 +1,11 @@
-"""kill -9 at random moments of a conversation: what was shown as sent is there, and the database is whole."""
+"""kill -9 at random moments of a conversation: what was shown as sent is there, and the database is whole.
+
+How many moments: 2, and under the marker ``slow`` 25, or as many as LLMMAGIC_KILL_ROUNDS says (some 6 s each).
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import sqlite3
@@ -22,6 +26,7 @@ READY = "●"
 SHOWN = re.compile(r"▎ (message \d+ of round \d+)")
 ARGUMENTS = ("tiny-random", "--max-new-tokens", "150", "--conversation", "last")
 LONGEST_S = 4.0
+MANY = int(os.environ.get("LLMMAGIC_KILL_ROUNDS", "25"))
 
 
 def written(database: Path) -> set[str]:
@@ -100,7 +105,9 @@ def one_round(number: int, environment: dict[str, str], tmp_path: Path, chance: 
     return script.shown
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(25, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize(
+    "rounds", [2, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(max(1800, 30 * MANY))])]
+)
 def test_no_message_is_lost(rounds: int, environment: dict[str, str], tmp_path: Path) -> None:
     database = tmp_path / "data" / "conversations.db"
     with ConversationStore(database):
