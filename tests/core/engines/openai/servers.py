@@ -135,6 +135,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     told: Told
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients leave when they have what they want."""
+
 
 class Handler(BaseHTTPRequestHandler):
     """Answers as the script says."""
