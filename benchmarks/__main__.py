@@ -50,10 +50,11 @@ def one(name: str, quick: bool) -> list[dict[str, object]]:
         SystemExit: It failed; its output was shown.
     """
     code = f"import json, benchmarks.{name} as b; print('ROWS ' + json.dumps(b.run({quick})))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=False)
+    # What libraries have to say (progress bars, advice) would stand between the rows.
+    done = subprocess.run([sys.executable, "-c", code], cwd=HERE.parent, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("ROWS ")]
     if done.returncode or not lines:
-        print(done.stdout)
+        print(done.stdout, done.stderr, sep="\n")
         raise SystemExit(f"benchmark {name} failed with status {done.returncode}")
     rows: list[dict[str, object]] = json.loads(lines[-1][5:])
     return rows

@@ -108,9 +108,7 @@ def tutorial_model(folder: str, compute: str) -> tuple[Any, Any]:
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, compute)
     )
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=quantization, dtype=getattr(torch, compute), device_map={"": "cpu"}
-    )
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantization, device_map={"": "cpu"})
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
