@@ -39,10 +39,27 @@ def written(database: Path) -> set[str]:
     return {text for (text,) in rows}
 
 
-def worker_of(app: psutil.Process) -> psutil.Process:
+def workers_of(app: psutil.Process) -> list[psutil.Process]:
     """The process of the model; Python's own helper for shared memory is another child."""
-    (worker,) = (child for child in app.children(recursive=True) if "resource_tracker" not in " ".join(child.cmdline()))
-    return worker
+    children = app.children(recursive=True)
+    return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+def bring_back(terminal: Terminal, app: psutil.Process, dead: psutil.Process) -> None:
+    """Start the model again, unless the app has done so: a message that waits for the model does not wait for F9."""
+    end = time.monotonic() + 60
+    while True:
+        if "F9 starts it again" in terminal.screen():
+            terminal.press("F9")
+            break
+        try:
+            if any(worker.pid != dead.pid for worker in workers_of(app)):
+                break
+        except psutil.Error:  # the dead one, on its way out
+            pass
+        assert time.monotonic() < end, terminal.screen()
+        time.sleep(0.05)
+    terminal.wait_for(READY, "tiny-random ·", gone=["◔", "F9 starts it again"])
 
 
 class Script:
@@ -81,7 +98,7 @@ def one_round(number: int, environment: dict[str, str], tmp_path: Path, chance: 
     with Terminal(command(*ARGUMENTS), env=environment, columns=100, rows=40, cwd=tmp_path) as terminal:
         terminal.wait_for(READY, "tiny-random ·", gone=["◔"])
         app = psutil.Process(terminal.program_pid())
-        worker = worker_of(app)
+        (worker,) = workers_of(app)
         script = Script(terminal, number)
         end = time.monotonic() + chance.uniform(0, LONGEST_S)
         while time.monotonic() < end:
@@ -94,10 +111,7 @@ def one_round(number: int, environment: dict[str, str], tmp_path: Path, chance: 
             psutil.wait_procs([worker], timeout=20)
             assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
         else:
-            terminal.wait_for("F9 starts it again")
-            script.look()
-            terminal.press("F9")
-            terminal.wait_for(READY, "tiny-random ·", gone=["◔"])
+            bring_back(terminal, app, worker)
             script.go_on()
             terminal.press("C-q")
             script.look()
