@@ -108,7 +108,10 @@ def tutorial_model(folder: str, compute: str) -> tuple[Any, Any]:
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, compute)
     )
-    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantization, device_map={"": "cpu"})
+    # Float16 is what the files of most models hold, and what the tutorials left everything in that is not quantised.
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=quantization, dtype=getattr(torch, compute), device_map={"": "cpu"}
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
