@@ -32,11 +32,12 @@ from llmmagic.core.events import (
     TrainEval,
     TrainEvent,
     TrainFinished,
+    TrainSample,
     TrainStarted,
     TrainStep,
 )
 from llmmagic.core.operation import CancelledOperation, CancelToken
-from llmmagic.core.sanitize import strip_controls
+from llmmagic.core.sanitize import one_line, strip_controls
 from llmmagic.core.training.runfile import RunFile, read_run_file
 
 STOPPED = 130  # what a shell reports for a program that Ctrl+C ended
@@ -131,6 +132,8 @@ def _line(event: LoadEvent | TrainEvent) -> str:
         case TrainEval():
             perplexity = "" if event.perplexity is None else f" (perplexity {event.perplexity:.2f})"
             return f"held-out loss {event.loss:.4f}{perplexity}{_metrics(event.metrics)} after step {event.step}"
+        case TrainSample():
+            return f"sample after step {event.step}: {one_line(event.prompt, 60)} -> {one_line(event.text, 200)}"
         case TrainFinished():
             return f"{event.reason} after {event.steps} steps; adapter saved to {event.adapter_dir}"
         case _:

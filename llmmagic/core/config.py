@@ -193,13 +193,15 @@ class GenerationConfig:
     """Divides the logits of tokens that occurred (CTRL, arXiv:1909.05858); 1 is off. Default 1."""
     seed: int | None = None
     """Same seed, same prompt, same settings: same reply. ``None`` is a fresh one each time."""
+    logprobs: int | None = None
+    """Tell with each token its log-probability, and those of so many of the likeliest ones; ``None`` tells nothing."""
     stop: tuple[str, ...] = ()
     """Texts that end the reply and are not part of it."""
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end the reply besides those of the model; a session adds what its chat template ends replies with."""
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "top_k", "seed"):
+        for name in ("max_new_tokens", "top_k", "seed", "logprobs"):
             _check_whole(name, getattr(self, name))
         _check_range("max_new_tokens", self.max_new_tokens, 1, None)
         _check_range("temperature", self.temperature, 0, 100)
@@ -208,6 +210,7 @@ class GenerationConfig:
         _check_range("min_p", self.min_p, 0, 1)
         _check_range("repetition_penalty", self.repetition_penalty, 0, 100, open_low=True)
         _check_range("seed", self.seed, 0, 2**63 - 1)
+        _check_range("logprobs", self.logprobs, 0, 100)
         stop: object = self.stop  # what the annotation says is what a caller may get wrong
         if not isinstance(stop, (tuple, list)) or not all(isinstance(text, str) and text for text in stop):
             raise ConfigError(f"stop must be a list of non-empty texts, got {self.stop!r}.")
@@ -239,15 +242,22 @@ class TrainConfig:
     """How often to write a checkpoint; 0 is never, but by ``save_steps``."""
     allow: tuple[str, ...] = ()
     """Findings about the data that do not stop the training: ``("empty-answer",)`` leaves such rows out."""
+    samples: tuple[str | tuple[Mapping[str, str], ...], ...] = ()
+    """Prompts that are answered before, during and after the training, greedily; each a text, or the messages (``role``
+    and ``content``) of a conversation, of which the last question is answered."""
+    sample_steps: int | None = None
+    """Every how many steps; ``None`` is four times in the run."""
+    sample_tokens: int = 48
+    """Most tokens of such an answer."""
     reward: tuple[Any, ...] = ()
-    """For ``grpo``: functions, called as TRL calls them (``prompts=``, ``completions=`` and the data's other columns) and
-    giving one number per answer; or names of such in a file, ``"rewards.py:brief"``."""
+    """For ``grpo``: functions, called as TRL calls them (``prompts=``, ``completions=`` and the data's other columns),
+    that give one number per answer; or names of such in a file, ``"rewards.py:brief"``."""
     peft: Peft = "auto"
     """``lora`` trains an adapter, ``none`` all weights of the model, which is then saved as a whole. ``auto`` is
     ``lora``, but for the pre-training of a model with random weights."""
     model_config: Mapping[str, Any] = field(default_factory=dict)
-    """For ``pretrain``: a new model of this config (keys of Transformers, ``model_type`` among them) with random weights
-    and the tokenizer of the loaded model."""
+    """For ``pretrain``: a new model of this config (keys of Transformers, ``model_type`` among them), with random
+    weights and the tokenizer of the loaded model."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the method's config in TRL (``SFTConfig``, ``DPOConfig``, ...): ``max_steps``, ``learning_rate``, ..."""
     lora: Mapping[str, Any] = field(default_factory=dict)
@@ -257,6 +267,10 @@ class TrainConfig:
         reward: object = self.reward  # one function needs no tuple around it
         if not isinstance(reward, tuple):
             object.__setattr__(self, "reward", tuple(reward) if isinstance(reward, list) else (reward,))
+        _check_samples(self.samples)
+        for name in ("sample_steps", "sample_tokens"):
+            _check_whole(name, getattr(self, name))
+            _check_range(name, getattr(self, name), 1, None)
         _check_choice("method", self.method, get_args(MethodName))
         _check_choice("recipe", self.recipe, get_args(Recipe))
         _check_choice("peft", self.peft, get_args(Peft))
@@ -269,6 +283,20 @@ class TrainConfig:
         _check_range("checkpoint_minutes", self.checkpoint_minutes, 0, None)
         if not self.name or not all(char.isalnum() or char in "-_" for char in self.name):
             raise ConfigError(f"The adapter's name must be letters, digits, '-' and '_', got {self.name!r}.")
+
+
+def _check_samples(samples: object) -> None:
+    if not isinstance(samples, (tuple, list)):
+        raise ConfigError(f"samples must be a list of prompts, got {samples!r}.")
+    for sample in samples:
+        if isinstance(sample, str):
+            sound = bool(sample.strip())
+        else:
+            sound = isinstance(sample, (tuple, list)) and all(
+                isinstance(message, Mapping) and {"role", "content"} <= set(message) for message in sample
+            )
+        if not sound:
+            raise ConfigError(f"A sample must be a prompt, got {sample!r}.")
 
 
 def replace_known(cls: type[Any], values: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, Union
 
 LoadStage = Literal["download", "convert", "weights", "quantize", "adapter", "save", "check"]
-"""What a loading bar counts: bytes fetched, a format converted, tensors read, tensors quantised, tokens compared, ..."""
+"""What a loading bar counts: bytes fetched, a format converted, tensors read, quantised, tokens compared, ..."""
 
 ProgressUnit = Literal["bytes", "tensors", "rows", "tokens", "steps"]
 NoticeLevel = Literal["info", "warning"]
@@ -191,16 +191,34 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely the model found a token, before temperature and every other setting.
+
+    Attributes:
+        token_id: The token that was chosen.
+        logprob: Its log-probability, in nats.
+        top: Ids and log-probabilities of the likeliest tokens, best first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """More text of the reply.
 
     Attributes:
         text: New text only, whole characters; may be empty while a character or a stop string is incomplete.
         token_ids: The tokens that were decoded since the last event.
+        logprobs: One for each of them, if asked for (``GenerationConfig.logprobs``). Where several tokens make up one
+            character, llama.cpp tells only that of the last.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -561,6 +579,23 @@ class TrainStep:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainSample:
+    """What the model answers to a prompt at this point of its training.
+
+    Attributes:
+        step: After how many optimizer steps; 0 is the model before training.
+        prompt: The question; of a conversation the last one.
+        text: The answer, greedy.
+        finish_reason: Why it ended; ``length`` when it was cut short.
+    """
+
+    step: int
+    prompt: str
+    text: str
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
 class TrainEval:
     """An evaluation on held-out rows.
 
@@ -671,7 +706,7 @@ LoadEvent: TypeAlias = Union[LoadProgress, Notice, Cancelled, LoadFinished]
 EngineEvent: TypeAlias = Union[Notice, PrefillProgress, TextDelta, GenerationFinished]
 ChatEvent: TypeAlias = Union[Notice, ChatStarted, PrefillProgress, TextDelta, ChatFinished]
 TrainEvent: TypeAlias = Union[
-    Notice, Cancelled, PrepareProgress, DataInspected, TrainStarted, TrainStep, TrainEval, TrainFinished
+    Notice, Cancelled, PrepareProgress, DataInspected, TrainStarted, TrainStep, TrainEval, TrainSample, TrainFinished
 ]
 Event: TypeAlias = Union[LoadEvent, EngineEvent, ChatEvent, TrainEvent, EvalEvent, DataEvent]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
-from llmmagic.core.config import DenseCopy, DType, EngineName, GGUFType, Quantization, Recipe
+from llmmagic.core.config import DenseCopy, DType, EngineName, GGUFType, MethodName, Quantization, Recipe
 from llmmagic.magics import candidates
 from llmmagic.magics.arguments import options_of
 
@@ -21,6 +21,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "gguf_type": get_args(GGUFType),
     "dense_copy": get_args(DenseCopy),
     "recipe": get_args(Recipe),
+    "method": get_args(MethodName),
     "device": ("auto", "cpu", "cuda", "mps"),
     "split": ("train", "validation", "test"),
 }
@@ -61,7 +62,8 @@ def _values(name: str, prefix: str, magics: LLMMagics) -> Iterator[str]:
     elif name == "adapter":
         yield from candidates.adapters(prefix)
     else:
-        values = tuple(magics.session.conversations) if name == "conversation" else _VALUES.get(name, ())
+        named = name in ("conversation", "sample_conversation")
+        values = tuple(magics.session.conversations) if named else _VALUES.get(name, ())
         yield from (value for value in values if value.startswith(prefix))
 
 

@@ -12,7 +12,7 @@ from llmmagic.core.sanitize import strip_controls
 from llmmagic.magics.curve import curve_svg
 from llmmagic.magics.markdown import markdown_html
 from llmmagic.magics.tokens import tokens_html
-from llmmagic.magics.views.card import Bar, Card, CardStatus, Note
+from llmmagic.magics.views.card import Answers, Bar, Card, CardStatus, Note
 from llmmagic.magics.views.reply import ReplyCard
 
 _FRAME = (
@@ -45,6 +45,7 @@ def card_html(card: Card) -> str:
         parts.append(_table(card.facts))
     parts.append(_curve(card))
     parts += [_note(note) for note in card.notes]
+    parts += [_answers(answers) for answers in card.answers]
     parts.append(tokens_html(card.tokens, escape))
     if card.details:
         parts.append(
@@ -115,6 +116,14 @@ def _table(rows: tuple[tuple[str, str], ...]) -> str:
         # JupyterLab sets table-layout: fixed, in which the columns lie on each other
         '<table style="table-layout:auto;width:100%;margin:4px 0;border:none;border-collapse:collapse;font-size:13px">'
         f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _answers(answers: Answers) -> str:
+    """What was answered when: as text, not rendered, so that what changes is what the model writes."""
+    return (
+        f'<div style="margin-top:8px;font-weight:600">{escape(answers.prompt)}</div>'
+        f'<div style="white-space:pre-wrap">{_table(answers.given)}</div>'
     )
 
 

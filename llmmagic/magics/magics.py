@@ -254,6 +254,14 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
         metavar="FILE",
         help="Write line and body as a run file for python -m llmmagic.train, and do not train.",
     )
+    @argument(
+        "--sample",
+        metavar="PROMPT",
+        action="append",
+        help="A prompt that is answered before, during and after the training; may be given several times.",
+    )
+    @argument("--sample-conversation", metavar="NAME", help="The same with the last question of a conversation.")
+    @argument("--sample-steps", metavar="N", type=int, help="Every how many steps (default: four times in the run).")
     @argument("--dry-run", action="store_true", help="Do everything up to the first step: check data and settings.")
     @argument("-o", "--output", metavar="VAR", help="Store the summary in this variable.")
     @no_var_expand

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmmagic.core.sanitize import one_line, strip_controls
 from llmmagic.magics.curve import sparkline
 from llmmagic.magics.tokens import tokens_text
-from llmmagic.magics.views.card import Bar, Card, Note
+from llmmagic.magics.views.card import Answers, Bar, Card, Note
 from llmmagic.magics.views.reply import ReplyCard
 
 
@@ -19,8 +19,19 @@ def card_text(card: Card) -> str:
     width = max((len(name) for name, _ in rows), default=0)
     lines += [f"  {one_line(name):<{width}}  {one_line(value)}" for name, value in rows]
     lines += [note_text(note) for note in card.notes]
+    for answers in card.answers:
+        lines += answers_text(answers)
     lines += tokens_text(card.tokens)
     return "\n".join(lines)
+
+
+def answers_text(answers: Answers) -> list[str]:
+    """What was answered to a sample prompt, an answer a line."""
+    width = max(len(when) for when, _ in answers.given)
+    return [
+        f"  {one_line(answers.prompt)}",
+        *(f"    {when:<{width}}  {one_line(text)}" for when, text in answers.given),
+    ]
 
 
 def reply_text(card: ReplyCard) -> str:

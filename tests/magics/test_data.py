@@ -201,3 +201,22 @@ def test_without_a_model_it_says_what_to_do(shell: InteractiveShell, capsys: pyt
         assert "needs a model, and none is loaded. Load one first: %llm_load demo" in capsys.readouterr().out
     finally:
         other.run_line_magic("unload_ext", "llmmagic")
+
+
+def test_a_training_cell_answers_samples(
+    chatting: InteractiveShell, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    chatting.user_ns["mine"] = ROWS
+    assert chatting.run_cell("%llm_chat --conversation talk --max-new-tokens 2 --seed 1 Who are you?").success
+    capsys.readouterr()
+    cell = (
+        '%%llm_train sampled --data mine --sample "What now?" --sample-conversation talk --sample-steps 2\n'
+        f'samples: ["And then?"]\nsample_tokens: 4\nmax_steps: 3\noutput_dir: {tmp_path}'
+    )
+    assert chatting.run_cell(cell).success
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for prompt in ("And then?", "What now?", "Who are you?"):
+        place = lines.index(prompt)
+        assert [line.split("  ")[0] for line in lines[place + 1 : place + 4]] == ["before", "step 2", "after"]
+    assert not chatting.run_cell("%%llm_train x --data mine --sample-conversation nosuch").success
+    assert "No conversation 'nosuch'" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import io
 
 import matplotlib.image as mpimg
 import pytest
+from rich.console import Console
 
 from llmmagic.core.events import (
     Cancelled,
@@ -24,13 +25,16 @@ from llmmagic.core.events import (
     TextDelta,
     TrainEval,
     TrainFinished,
+    TrainSample,
     TrainStarted,
     TrainStep,
     WindowReport,
 )
 from llmmagic.magics.curve import curve_svg, sparkline
 from llmmagic.magics.figures import bytes_text, count_text, rate_text, seconds_text
+from llmmagic.magics.html import card_html
 from llmmagic.magics.plot import curve_image, curve_png
+from llmmagic.magics.screens.terminal import render_card
 from llmmagic.magics.text import card_text, reply_text
 from llmmagic.magics.views.card import STOPPING, Curve
 from llmmagic.magics.views.load import LoadView
@@ -240,3 +244,37 @@ def test_the_picture_of_a_curve_reads_on_white_and_on_black(held_out: tuple[tupl
     image = curve_image(curve)
     assert image.startswith('<img src="data:image/png;base64,')
     assert 'alt="Loss from 2.857 at step 1 to 0.500 at step 100"' in image
+
+
+def test_sample_answers_are_shown_from_before_to_after_and_escaped() -> None:
+    view = TrainView("med")
+    view.on(STARTED)
+    view.on(TrainSample(0, "What is <i>gout</i>?", "", "stop"))
+    view.on(step(10, 3.0))
+    view.on(TrainSample(10, "What is <i>gout</i>?", "A <b>king</b>\x1b[2J", "length"))
+    (answers,) = view.card().answers
+    assert answers.given == (("before", "(nothing)"), ("step 10", "A <b>king</b>\x1b[2J …"))
+    for number in range(20, 100, 10):
+        view.on(TrainSample(number, "What is <i>gout</i>?", f"Answer {number}", "stop"))
+    view.on(TrainSample(100, "What is <i>gout</i>?", "Arthritis.", "stop"))
+    view.on(step(100, 2.1))
+    view.on(finished())
+    card = view.card()
+    assert [when for when, _ in card.answers[0].given] == ["before", "step 20", "step 50", "step 80", "after"]
+    html = card_html(card)
+    assert "What is &lt;i&gt;gout&lt;/i&gt;?" in html
+    assert "Arthritis." in html
+    plain = card_text(card)
+    assert "  What is <i>gout</i>?\n    before   (nothing)\n    step 20  Answer 20" in plain
+    assert "    after    Arthritis." in plain
+    out = io.StringIO()
+    Console(file=out, width=100).print(render_card(card))
+    assert "after    Arthritis." in out.getvalue()
+
+
+def test_an_answer_cannot_leave_its_place() -> None:
+    view = TrainView("med")
+    view.on(STARTED)
+    view.on(TrainSample(0, "Q", "</td><script>alert(1)</script>\x1b]0;x\x07", "stop"))
+    assert "<script" not in card_html(view.card())
+    assert "\x1b" not in card_text(view.card()) + card_html(view.card())

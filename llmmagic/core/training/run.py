@@ -1,10 +1,9 @@
-"""`train` and `evaluate`: from a source of rows to an adapter that the session chats with."""
+"""`train`: from a source of rows to an adapter that the session chats with."""
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +11,20 @@ from transformers import set_seed
 
 from llmmagic.core.config import TrainConfig
 from llmmagic.core.errors import ConfigError, LLMMagicError, StorageError, TrainingError
-from llmmagic.core.events import EvalEvent, MemoryEstimate, Notice, TrainEval, TrainFinished, TrainStarted
+from llmmagic.core.events import MemoryEstimate, Notice, TrainEval, TrainFinished, TrainStarted
 from llmmagic.core.models.memory import free_memory_bytes, release_memory
 from llmmagic.core.models.tokenizer import first_line
 from llmmagic.core.operation import CancelledOperation, CancelToken
 from llmmagic.core.training.adapter import attach
 from llmmagic.core.training.census import MEMORY
-from llmmagic.core.training.dataset import tokenize_table
-from llmmagic.core.training.evaluate import HeldOut, held_out_loss
-from llmmagic.core.training.examples import make_examples_like_chat
-from llmmagic.core.training.formats import detect_layout
 from llmmagic.core.training.full import take_all
 from llmmagic.core.training.guard import is_out_of_memory, lent_model
 from llmmagic.core.training.memory import Shape, StepMemory, check_memory
 from llmmagic.core.training.methods.base import Emit, Figures, Method
 from llmmagic.core.training.plan import TrainPlan, describe, plan_training
 from llmmagic.core.training.prepared import TokenizedCache
-from llmmagic.core.training.sources import DataSource, read_table
+from llmmagic.core.training.samples import Samples
+from llmmagic.core.training.sources import DataSource
 from llmmagic.core.training.trainable import Trainable
 from llmmagic.core.training.trainer import Progress, Wiring
 
@@ -64,7 +60,7 @@ def train(
         dry_run: Stop before the first step; the model stays as it is.
         cache: Rows that were tokenised before, in an inspection or another run.
         views: How many rows the report of a dry run shows token by token.
-        emit: Gets `Notice`, `PrepareProgress`, `DataInspected`, `TrainStarted`, `TrainStep` and `TrainEval`.
+        emit: Gets every `TrainEvent` but the last.
         cancel: A request stops after the current step, a forced one inside it.
 
     Returns:
@@ -102,37 +98,6 @@ def train(
     if finished.reason == "completed" and plan.args.save_strategy == "no":
         plan.checkpoints.clear()  # they were for the case that it is not completed
     return finished
-
-
-def evaluate(
-    loaded: LoadedModel,
-    source: DataSource,
-    *,
-    limit: int | None = None,
-    emit: Callable[[EvalEvent], None],
-    cancel: CancelToken,
-) -> HeldOut:
-    """The loss of the session's model, adapter on, on rows that it was not trained on.
-
-    Args:
-        loaded: The session's model.
-        source: The rows.
-        limit: Only so many of them, from the beginning.
-        emit: Gets `PrepareProgress`.
-        cancel: Checked between batches.
-
-    Returns:
-        Loss, perplexity and token accuracy, on the answers only.
-
-    Raises:
-        DataError: Data that cannot be read, or rows that cannot be used.
-        CancelledOperation: It was cancelled.
-    """
-    maker = make_examples_like_chat(loaded.model, loaded.tokenizer, max_length=loaded.info.context_window)
-    table = read_table(source, split=None if limit is None else f"[:{limit}]")
-    data = tokenize_table(table, detect_layout(table), maker, emit=emit, cancel=cancel)
-    data.require_sound()
-    return held_out_loss(loaded.model, data.dataset, emit=emit, cancel=cancel)
 
 
 def _take(plan: TrainPlan, loaded: LoadedModel) -> Trainable:
@@ -189,15 +154,18 @@ def _set_aside(plan: TrainPlan, emit: Emit) -> None:
 
 def _run(plan: TrainPlan, adapter: Trainable, emit: Emit, cancel: CancelToken) -> TrainFinished:
     start = time.monotonic()
+    samples = Samples(adapter.loaded, plan.config, plan.total_steps, emit=emit, cancel=cancel, main=plan.is_main)
     before = _held_out(plan, adapter, 0, emit, cancel)
+    samples.answer(0)
     cancel.check()
     progress = Progress(emit, cancel, checkpoint_s=plan.config.checkpoint_minutes * 60, metrics=plan.method.metrics)
-    completed, evals = _train(plan, adapter, progress, emit, cancel)
+    completed, evals = _train(plan, adapter, progress, samples, emit, cancel)
     if not progress.steps:
         raise CancelledOperation
     after = None
     if completed:  # the last step may have been evaluated already
         after = evals.get(progress.steps) or _held_out(plan, adapter, progress.steps, emit, CancelToken())
+        samples.answer(progress.steps)
     return TrainFinished(
         name=adapter.name,
         reason="completed" if completed else "cancelled",
@@ -215,7 +183,7 @@ def _run(plan: TrainPlan, adapter: Trainable, emit: Emit, cancel: CancelToken) -
 
 
 def _train(
-    plan: TrainPlan, adapter: Trainable, progress: Progress, emit: Emit, cancel: CancelToken
+    plan: TrainPlan, adapter: Trainable, progress: Progress, samples: Samples, emit: Emit, cancel: CancelToken
 ) -> tuple[bool, dict[int, Figures]]:
     """Train, with ever smaller batches if memory runs out.
 
@@ -245,6 +213,7 @@ def _train(
                 wiring=wiring,
                 **method.trainer_settings(plan.config),
             )
+            samples.attach(trainer, progress)
             try:
                 return trainer.run(plan.total_steps, checkpoint), evals
             except (RuntimeError, MemoryError, ValueError, OSError) as err:

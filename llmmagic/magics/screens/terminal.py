@@ -17,7 +17,7 @@ from llmmagic.core.sanitize import one_line, strip_controls
 from llmmagic.magics.curve import sparkline
 from llmmagic.magics.screens.plain import PlainReplyScreen
 from llmmagic.magics.tokens import visible
-from llmmagic.magics.views.card import Bar, Card, CardStatus, Note, RunKind, TokenRow
+from llmmagic.magics.views.card import Answers, Bar, Card, CardStatus, Note, RunKind, TokenRow
 from llmmagic.magics.views.reply import ReplyCard
 
 if TYPE_CHECKING:
@@ -120,8 +120,18 @@ def render_card(card: Card) -> RenderableType:
             table.add_row(Text("  " + one_line(name)), Text(one_line(value)))
         parts.append(table)
     parts += [_note(note) for note in card.notes]
+    parts += [_answers(answers) for answers in card.answers]
     parts += _tokens(card.tokens)
     return Group(*parts)
+
+
+def _answers(answers: Answers) -> RenderableType:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for when, text in answers.given:
+        table.add_row(Text("    " + when), Text(one_line(text)))
+    return Group(Text("  " + one_line(answers.prompt), style="bold"), table)
 
 
 def render_reply(card: ReplyCard) -> RenderableType:

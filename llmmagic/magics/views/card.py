@@ -72,6 +72,19 @@ class TokenRow:
     runs: tuple[Run, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model answered to one prompt while it was trained.
+
+    Attributes:
+        prompt: The question.
+        given: (when, answer), the earliest first.
+    """
+
+    prompt: str
+    given: tuple[tuple[str, str], ...]
+
+
 STOPPING = Note("Stopping at the next safe point. Interrupt again to stop at once.")
 
 
@@ -88,6 +101,7 @@ class Card:
         notes: Sentences.
         details: Name and value of what few people need; folded away where that is possible.
         tokens: Rows of training data, token by token.
+        answers: To sample prompts.
     """
 
     title: str
@@ -98,3 +112,4 @@ class Card:
     notes: tuple[Note, ...] = ()
     details: tuple[tuple[str, str], ...] = ()
     tokens: tuple[TokenRow, ...] = ()
+    answers: tuple[Answers, ...] = ()

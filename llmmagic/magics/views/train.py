@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from typing_extensions import assert_never
 
@@ -16,11 +17,12 @@ from llmmagic.core.events import (
     TrainEval,
     TrainEvent,
     TrainFinished,
+    TrainSample,
     TrainStarted,
     TrainStep,
 )
 from llmmagic.magics.figures import bytes_text, count_text, rate_text, seconds_text
-from llmmagic.magics.views.card import STOPPING, Bar, Card, CardStatus, Curve, Note
+from llmmagic.magics.views.card import STOPPING, Answers, Bar, Card, CardStatus, Curve, Note
 from llmmagic.magics.views.data import (
     columns_text,
     data_facts,
@@ -31,6 +33,7 @@ from llmmagic.magics.views.data import (
 )
 
 Facts = tuple[tuple[str, str], ...]
+_MOST_SAMPLES = 5
 _LEAST_SHARE = 5  # of the axis, as a fraction: a fifth
 
 
@@ -41,6 +44,7 @@ class TrainView:
         started: What is trained, once known.
         steps: Every step so far.
         evals: Every evaluation so far.
+        samples: Answers to sample prompts so far.
         inspected: What became of the rows.
         finished: The last event of a run that trained.
     """
@@ -55,6 +59,7 @@ class TrainView:
         self.started: TrainStarted | None = None
         self.steps: list[TrainStep] = []
         self.evals: list[TrainEval] = []
+        self.samples: list[TrainSample] = []
         self.inspected: DataInspected | None = None
         self.finished: TrainFinished | None = None
         self._name = name
@@ -83,6 +88,8 @@ class TrainView:
                 self.steps.append(event)
             case TrainEval():
                 self.evals.append(event)
+            case TrainSample():
+                self.samples.append(event)
             case TrainFinished(reason=reason):
                 self.finished = event
                 self._status = "done" if reason == "completed" else "stopped"
@@ -103,7 +110,10 @@ class TrainView:
     def card(self) -> Card:
         """What there is to see now."""
         if self.finished is not None:
-            title, facts = _outcome(self.finished), _summary(self.finished, self.steps)
+            title, facts = (
+                _outcome(self.finished),
+                _summary(self.finished, self.steps, self.evals, full=self.started is not None and self.started.full),
+            )
         elif self._dry_run and self._status == "done":
             title, facts = f"Dry run of {self._name}: nothing was trained", ()
         else:
@@ -121,6 +131,7 @@ class TrainView:
             notes=notes if report is None else notes + refusals(report.findings),
             details=() if self.started is None else tuple(self.started.settings.items()),
             tokens=() if report is None else tuple(map(token_row, report.views)),
+            answers=self._answers(),
         )
 
     def _whole_report(self) -> DataInspected | None:
@@ -128,6 +139,18 @@ class TrainView:
         refused = self.started is None and self._status == "failed"
         dry = self._dry_run and self._status == "done"
         return self.inspected if dry or refused else None
+
+    def _answers(self) -> tuple[Answers, ...]:
+        """Of each prompt the first answer, the last one, and some between them."""
+        by_prompt: dict[str, list[TrainSample]] = {}
+        for sample in self.samples:
+            by_prompt.setdefault(sample.prompt, []).append(sample)
+        return tuple(Answers(prompt, tuple(map(self._answer, _some(given)))) for prompt, given in by_prompt.items())
+
+    def _answer(self, sample: TrainSample) -> tuple[str, str]:
+        last = self.finished is not None and self.finished.steps == sample.step
+        when = "before" if sample.step == 0 else "after" if last else f"step {sample.step:,}"
+        return when, (sample.text.strip() or "(nothing)") + (" …" if sample.finish_reason == "length" else "")
 
     def _bars(self) -> tuple[Bar, ...]:
         if self.started is None:
@@ -145,8 +168,10 @@ class TrainView:
         loss = next((step.loss for step in reversed(self.steps) if step.loss is not None), None)
         if loss is not None:
             facts.append(("Loss", f"{loss:.3f}"))
+            facts += metric_facts([next((s.metrics for s in reversed(self.steps) if s.loss is not None), {})])
         if self.evals:
             facts.append(("Held-out loss", " → ".join(f"{e.loss:.3f}" for e in _first_and_last(self.evals))))
+            facts += metric_facts([e.metrics for e in _first_and_last(self.evals)], "Held-out ")
         if self.steps:
             last = self.steps[-1]
             facts.append(("Learning rate", f"{last.learning_rate:.2e}"))
@@ -197,21 +222,56 @@ def _outcome(finished: TrainFinished) -> str:
     return f"{finished.name}: {finished.steps:,} steps in {seconds_text(finished.duration_s)}"
 
 
-def _summary(finished: TrainFinished, steps: list[TrainStep]) -> Facts:
+def _summary(finished: TrainFinished, steps: list[TrainStep], evals: list[TrainEval], *, full: bool) -> Facts:
     facts: list[tuple[str, str]] = []
     if finished.eval_loss_before is not None and finished.eval_loss_after is not None:
         before, after = finished.eval_loss_before, finished.eval_loss_after
-        facts.append(("Held-out loss", f"{before:.3f} → {after:.3f} (perplexity {_exp(before)} → {_exp(after)})"))
+        of_tokens = not evals or evals[-1].perplexity is not None
+        perplexity = f" (perplexity {_exp(before)} → {_exp(after)})" if of_tokens else ""
+        facts.append(("Held-out loss", f"{before:.3f} → {after:.3f}{perplexity}"))
+        facts += metric_facts([e.metrics for e in _first_and_last(evals)], "Held-out ")
     if finished.first_loss is not None and finished.last_loss is not None:
         facts.append(("Training loss", f"{finished.first_loss:.3f} → {finished.last_loss:.3f}"))
+        logged = [step.metrics for step in steps if step.metrics]
+        facts += metric_facts([logged[0], logged[-1]] if len(logged) > 1 else logged)
     facts += [
         ("Speed", f"{rate_text(finished.tokens_per_s)} tokens/s"),
         ("Most memory", bytes_text(finished.peak_memory_bytes)),
-        ("Adapter", finished.adapter_dir),
+        ("Model" if full else "Adapter", finished.adapter_dir),
     ]
     if finished.reason == "cancelled" and steps:
         facts.insert(0, ("Ran for", seconds_text(finished.duration_s)))
     return tuple(facts)
+
+
+_METRICS = {
+    "margin": "reward margin",
+    "accuracy": "preferred as chosen",
+    "reward_good": "reward of good answers",
+    "reward_bad": "reward of bad answers",
+    "kl": "KL from the base",
+    "reward": "reward",
+    "reward_std": "spread of the reward",
+    "completion_tokens": "tokens per answer",
+}
+"""What a method measures besides the loss, for people."""
+
+
+def metric_facts(measured: Sequence[dict[str, float]], about: str = "") -> list[tuple[str, str]]:
+    """What a method measures, once or as it changed.
+
+    Args:
+        measured: In the order of time.
+        about: Put before each name.
+    """
+    facts = []
+    for name, words in _METRICS.items():
+        values = [figures[name] for figures in measured if name in figures]
+        if values:
+            texts = [f"{value:.0%}" if name == "accuracy" else f"{value:.3f}" for value in values]
+            label = f"{about}{words}"
+            facts.append((label[0].upper() + label[1:], " → ".join(texts)))
+    return facts
 
 
 def _memory(memory: MemoryEstimate | None) -> Facts:
@@ -254,6 +314,14 @@ def _data(data: DataReport) -> str:
     if data.truncated_rows:
         parts.append(f"{data.truncated_rows:,} rows cut off")
     return "; ".join(parts)
+
+
+def _some(samples: list[TrainSample]) -> list[TrainSample]:
+    """At most `_MOST_SAMPLES`, the first and the last among them."""
+    if len(samples) <= _MOST_SAMPLES:
+        return samples
+    places = {round(i * (len(samples) - 1) / (_MOST_SAMPLES - 1)) for i in range(_MOST_SAMPLES)}
+    return [samples[place] for place in sorted(places)]
 
 
 def _first_and_last(evals: list[TrainEval]) -> list[TrainEval]:
