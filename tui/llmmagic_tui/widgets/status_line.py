@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual.widget import Widget
 
@@ -14,6 +15,7 @@ from llmmagic_tui.themes import Inks
 if TYPE_CHECKING:
     from llmmagic.core.events import GenerationStats, ModelInfo
 
+_ALWAYS = 2  # parts
 Activity = Literal["none", "loading", "ready", "reading", "writing", "dead"]
 _DOTS: dict[Activity, str] = {"none": "○", "loading": "◔", "ready": "●", "reading": "◑", "writing": "◑", "dead": "✕"}
 
@@ -65,7 +67,7 @@ class StatusLine(Widget):
         )
 
     def render(self) -> Text:
-        """Draw it; what does not fit is cut at the right."""
+        """Draw it; what does not fit is left out from the right, the name and what is going on excepted."""
         inks = Inks.of(self.app.get_css_variables())
         status = self.status
         ink = {"ready": inks.success, "dead": inks.error, "none": inks.muted}.get(status.activity, inks.warning)
@@ -92,7 +94,8 @@ class StatusLine(Widget):
         if info is not None and info.server is None:
             parts.append((f"{info.device} {info.dtype}", inks.muted))
         for index, (words, style) in enumerate(parts):
-            if index:
-                text.append(" · ", inks.faint)
-            text.append(words, style)
+            between = " · " if index else ""
+            if index >= _ALWAYS and text.cell_len + cell_len(between + words) > self.size.width:
+                break  # half a figure is a wrong one
+            text.append(between, inks.faint).append(words, style)
         return text
