@@ -203,6 +203,7 @@ def measure(
             template=template,
             vocab_size=facts.vocab_size,
             context_window=min(_COMPARE_WINDOW, facts.context_length),
+            drafts=False,
         )
     except ModelLoadError as err:
         raise UnconvertibleError(

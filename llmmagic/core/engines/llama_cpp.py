@@ -7,7 +7,6 @@ llama.cpp.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import secrets
 import threading
@@ -22,15 +21,15 @@ from llmmagic.core.chat.template import ChatTemplate
 from llmmagic.core.config import GenerationConfig
 from llmmagic.core.engines.base import Capabilities, Engine, check_prompt
 from llmmagic.core.engines.detokenize import StopStrings
+from llmmagic.core.engines.llama_cpp_server import start_server
 from llmmagic.core.engines.reply import Reply
 from llmmagic.core.engines.sampling_settings import Sampling, resolve_sampling
-from llmmagic.core.errors import EngineError, ModelLoadError
-from llmmagic.core.events import EngineEvent, FinishReason, PrefillProgress
+from llmmagic.core.errors import EngineError
+from llmmagic.core.events import EngineEvent, FinishReason, PrefillProgress, TokenLogprobs
 from llmmagic.core.operation import CancelToken
 
 # The order of `llmmagic.core.engines.sampling`, so that settings mean the same.
 _SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
-_CHUNK_TOKENS = 256  # of a prompt, between two looks at the cancel token
 _AHEAD_CHUNK_TOKENS = 64  # likewise while nobody waits for a reply: whoever comes waits for one chunk
 _POLL_S = 0.1
 _SEEDS = 2**32 - 1  # llama.cpp takes 32 bits, and the highest number as "any"
@@ -40,7 +39,14 @@ class LlamaCppEngine(Engine):
     """Generates with llama.cpp, in this process."""
 
     def __init__(
-        self, file: Path, *, template: ChatTemplate, vocab_size: int, context_window: int, advice: Any | None = None
+        self,
+        file: Path,
+        *,
+        template: ChatTemplate,
+        vocab_size: int,
+        context_window: int,
+        advice: Any | None = None,
+        drafts: bool = True,
     ) -> None:
         """Load a GGUF file.
 
@@ -50,26 +56,14 @@ class LlamaCppEngine(Engine):
             vocab_size: V.
             context_window: Tokens that prompt and reply may have together; memory for all of them is taken now.
             advice: The model's generation config, as `resolve_sampling` takes it.
+            drafts: Guess tokens of text that repeats itself: the same tokens, sooner.
 
         Raises:
             ModelLoadError: llama.cpp cannot load it.
         """
-        from xllamacpp import CommonParams, Server  # type: ignore[import-untyped]
-
-        params = CommonParams()
-        params.model.path = str(file)
-        params.n_ctx = context_window
-        params.n_parallel = 1  # one conversation has the whole context
-        params.n_batch = params.n_ubatch = _CHUNK_TOKENS
-        params.warmup = False
-        params.verbosity = 0
-        params.cpuparams.n_threads = _cores()
-        try:
-            self._server = Server(params)
-        except (RuntimeError, ValueError) as err:
-            raise ModelLoadError(f"llama.cpp cannot load {str(file)!r}: {err}") from err
-        # One token reads the weights into memory. And it has to be: a server that was never asked hangs when it ends.
-        self._server.handle_completions({"prompt": [0], "n_predict": 1, "stream": True}, lambda chunk: False)
+        self._file = file
+        self._drafts = drafts
+        self._server: Any | None = start_server(file, context_window=context_window, drafts=drafts)
         self._template = template
         self._vocab_size = vocab_size
         self._context_window = context_window
@@ -89,7 +83,7 @@ class LlamaCppEngine(Engine):
     @property
     @override
     def capabilities(self) -> Capabilities:
-        return Capabilities()
+        return Capabilities(logprobs=True)
 
     @override
     def reset(self) -> None:
@@ -125,6 +119,8 @@ class LlamaCppEngine(Engine):
         stops = StopStrings(config.stop)
         stop_ids = frozenset(config.stop_token_ids)
         reason: FinishReason = "cancelled"
+        if config.logprobs is not None:
+            self._stop_drafting()
         request = self._request(prompt_ids, config, limit)
         chunks = self._stream(request, cancel)
         try:
@@ -144,7 +140,7 @@ class LlamaCppEngine(Engine):
                 for token_id in before:
                     yield reply.add(token_id, "")
                 ended = last in stop_ids
-                yield reply.add(last, "" if ended else stops.feed(choice["text"]))
+                yield reply.add(last, "" if ended else stops.feed(choice["text"]), _logprobs(chunk))
                 if ended or stops.found:
                     reason = "stop"
                     break
@@ -196,7 +192,15 @@ class LlamaCppEngine(Engine):
             "repeat_penalty": sampling.repetition_penalty,
             "repeat_last_n": self._context_window,
             "seed": seed,
+            "n_probs": 0 if config.logprobs is None else max(1, config.logprobs),
         }
+
+    def _stop_drafting(self) -> None:
+        """For good: llama.cpp tells no probabilities of what it has guessed, and cannot be told not to guess once."""
+        if self._drafts and self._server is not None:
+            self._server = None  # its memory first
+            self._server = start_server(self._file, context_window=self._context_window, drafts=False)
+            self._drafts = self._reuse = False
 
     def _ids(self, chunk: dict[str, Any], text: str, known: int) -> list[int]:
         """The tokens of a chunk: one, or those of a character that took several."""
@@ -253,6 +257,15 @@ class LlamaCppEngine(Engine):
             thread.join()
 
 
+def _logprobs(chunk: dict[str, Any]) -> TokenLogprobs | None:
+    """Of the last token of a chunk, if it was asked for."""
+    told = chunk["__verbose"].get("completion_probabilities")
+    if not told:
+        return None
+    top = tuple((item["id"], item["logprob"]) for item in told[-1]["top_logprobs"])
+    return TokenLogprobs(told[-1]["id"], told[-1]["logprob"], top)
+
+
 def read_advice(folder: Path) -> Any | None:
     """A model's generation config, without transformers.
 
@@ -267,16 +280,3 @@ def read_advice(folder: Path) -> Any | None:
     except (OSError, ValueError):
         return None
     return SimpleNamespace(**values) if isinstance(values, dict) else None
-
-
-def _cores() -> int:
-    """Physical cores this process may use: llama.cpp gets slower on the second thread of a core.
-
-    ``OMP_NUM_THREADS`` limits it, as it does for torch: threads that wait for each other crawl on a busy machine.
-    """
-    import psutil
-
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    asked = int(limit) if limit.isdigit() and int(limit) > 0 else usable
-    return max(1, min(usable, asked, psutil.cpu_count(logical=False) or usable))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from llmmagic.core.events import FinishReason, GenerationFinished, GenerationStats, TextDelta
+from llmmagic.core.events import FinishReason, GenerationFinished, GenerationStats, TextDelta, TokenLogprobs
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Reply:
     _start: float = field(default_factory=time.perf_counter)
     _first: float | None = None
 
-    def add(self, token_id: int | None, text: str) -> TextDelta:
+    def add(self, token_id: int | None, text: str, logprobs: TokenLogprobs | None = None) -> TextDelta:
         """Add a token and the text that became certain with it; without a token: text that was held back."""
         if self._first is None:
             self._first = time.perf_counter()
@@ -33,7 +33,7 @@ class Reply:
         if token_id is None:
             return TextDelta(text)
         self.token_ids.append(token_id)
-        return TextDelta(text, (token_id,))
+        return TextDelta(text, (token_id,), () if logprobs is None else (logprobs,))
 
     @property
     def text(self) -> str:

@@ -25,7 +25,7 @@ from llmmagic.core.engines.reply import Reply
 from llmmagic.core.engines.sampling import Sampler
 from llmmagic.core.engines.sampling_settings import resolve_sampling
 from llmmagic.core.errors import EngineError
-from llmmagic.core.events import EngineEvent, FinishReason, PrefillProgress
+from llmmagic.core.events import EngineEvent, FinishReason, PrefillProgress, TokenLogprobs
 from llmmagic.core.models.memory import free_memory_bytes
 from llmmagic.core.operation import CancelToken
 
@@ -87,7 +87,7 @@ class TransformersEngine(Engine):
     @property
     @override
     def capabilities(self) -> Capabilities:
-        return Capabilities(adapters=True, training=True)
+        return Capabilities(adapters=True, training=True, logprobs=True)
 
     @override
     def reset(self) -> None:
@@ -188,7 +188,7 @@ class TransformersEngine(Engine):
                 token_id = int(token)
                 ended = token_id in end_ids
                 text = "" if ended else stops.feed(detokenizer.feed(token_id))
-                yield reply.add(token_id, text)
+                yield reply.add(token_id, text, _logprobs(logits, token_id, config.logprobs))
                 if ended or stops.found:
                     reason = "stop"
                     break
@@ -282,6 +282,17 @@ class _Runner:
         self._kv_cache.token_ids += ids
         logits: torch.Tensor = output.logits[0, -wanted:]
         return logits
+
+
+def _logprobs(logits: torch.Tensor, token_id: int, count: int | None) -> TokenLogprobs | None:
+    """Of a token (logits: (V,) before it) and of the likeliest ones, if asked for."""
+    if count is None:
+        return None
+    told = torch.log_softmax(logits.float(), dim=-1)
+    best = told.topk(min(count, len(told)))
+    return TokenLogprobs(
+        token_id, float(told[token_id]), tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    )
 
 
 def _end_ids(model_config: Any, tokenizer: Any) -> frozenset[int]:

@@ -28,6 +28,7 @@ from llmmagic.core.events import (
     Parity,
     PrefillProgress,
     TextDelta,
+    TokenLogprobs,
 )
 
 Message = dict[str, Any]
@@ -47,6 +48,7 @@ _CLASSES: dict[str, type[Any]] = {
         Parity,
         PrefillProgress,
         TextDelta,
+        TokenLogprobs,
     )
 }
 _CLASS = "$"

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from llmmagic.core.engines.opened import OpenedEngine, open_for_chat
 from llmmagic.core.engines.wire import Message, from_error, from_line, to_line
 from llmmagic.core.errors import EngineError, LLMMagicError
-from llmmagic.core.events import EngineEvent, LoadEvent, TextDelta
+from llmmagic.core.events import EngineEvent, LoadEvent, TextDelta, TokenLogprobs
 from llmmagic.core.operation import CancelledOperation, CancelToken
 
 # Text is sent at most this often: a person sees no difference, and a fast model is not slowed down by the pipe.
@@ -136,6 +136,7 @@ class _Batch:
     def __init__(self) -> None:
         self._texts: list[str] = []
         self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
         self._sent = 0.0
 
     def add(self, event: EngineEvent) -> list[EngineEvent]:
@@ -147,12 +148,13 @@ class _Batch:
         if isinstance(event, TextDelta):
             self._texts.append(event.text)
             self._token_ids += event.token_ids
+            self._logprobs += event.logprobs
             return self._take() if time.monotonic() - self._sent >= _SEND_EVERY_S else []
         return [*self._take(), event]
 
     def _take(self) -> list[EngineEvent]:
         if not self._texts:
             return []
-        joined = TextDelta("".join(self._texts), tuple(self._token_ids))
-        self._texts, self._token_ids, self._sent = [], [], time.monotonic()
+        joined = TextDelta("".join(self._texts), tuple(self._token_ids), tuple(self._logprobs))
+        self._texts, self._token_ids, self._logprobs, self._sent = [], [], [], time.monotonic()
         return [joined]

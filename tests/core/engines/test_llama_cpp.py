@@ -65,7 +65,7 @@ def finished(engine: Engine, prompt: list[int], config: GenerationConfig) -> Gen
 
 def test_it_is_an_engine(engine: LlamaCppEngine) -> None:
     assert isinstance(engine, Engine)
-    assert (engine.name, engine.context_window, engine.capabilities) == ("llama.cpp", 512, Capabilities())
+    assert (engine.name, engine.context_window, engine.capabilities) == ("llama.cpp", 512, Capabilities(logprobs=True))
 
 
 def test_a_file_says_what_is_in_it(gguf: Path) -> None:
@@ -244,3 +244,33 @@ def test_advice_is_read_without_transformers(tmp_path: Path) -> None:
     advice = read_advice(tmp_path)
     assert advice is not None
     assert (advice.do_sample, advice.temperature) == (True, 0.6)
+
+
+def test_guessing_tokens_changes_none_of_them(gguf: Path, engine: LlamaCppEngine, template: ChatTemplate) -> None:
+    plain = LlamaCppEngine(gguf, template=template, vocab_size=259, context_window=512, drafts=False)
+    prompt = list(b"one two three four. one two three four. one two three four. one two")
+    for config in (GREEDY, replace(GREEDY, temperature=1.0, seed=3), replace(GREEDY, temperature=0.9, top_k=1, seed=4)):
+        config = replace(config, max_new_tokens=120)
+        engine.reset()
+        assert finished(engine, prompt, config).token_ids == finished(plain, prompt, config).token_ids
+    plain.close()
+
+
+def test_log_probabilities_come_with_the_tokens(gguf: Path, template: ChatTemplate, model: Any, tokenizer: Any) -> None:
+    engine = LlamaCppEngine(gguf, template=template, vocab_size=259, context_window=512)
+    config = replace(GREEDY, logprobs=3, max_new_tokens=8)
+    theirs = [event for event in run(engine, PROMPT, config) if isinstance(event, TextDelta) and event.logprobs]
+    ours = [
+        event
+        for event in run(TransformersEngine(as_loaded(model, tokenizer, context_window=512)), PROMPT, config)
+        if isinstance(event, TextDelta)
+    ]
+    assert all(len(event.logprobs) == len(event.token_ids) == 1 for event in ours)
+    assert all(event.logprobs[0].top[0] == (event.token_ids[0], event.logprobs[0].logprob) for event in ours)
+    assert all([len(event.logprobs[0].top) == 3 for event in (*ours, *theirs)])
+    first, same = theirs[0].logprobs[0], ours[0].logprobs[0]
+    assert theirs[0].token_ids == ours[0].token_ids
+    assert first.logprob == pytest.approx(same.logprob, abs=2e-3)
+    assert [token_id for token_id, _ in first.top] == [token_id for token_id, _ in same.top]
+    assert not any(event.logprobs for event in run(engine, PROMPT, GREEDY) if isinstance(event, TextDelta))
+    engine.close()

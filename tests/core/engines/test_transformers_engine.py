@@ -51,7 +51,7 @@ def scripted(model: Any, monkeypatch: pytest.MonkeyPatch, reply: list[int], prom
 def test_it_is_an_engine(engine: TransformersEngine) -> None:
     assert isinstance(engine, Engine)
     assert (engine.name, engine.context_window) == ("transformers", 2048)
-    assert engine.capabilities == Capabilities(adapters=True, training=True)
+    assert engine.capabilities == Capabilities(adapters=True, training=True, logprobs=True)
 
 
 def test_events_add_up(engine: TransformersEngine) -> None:

@@ -74,7 +74,7 @@ def test_it_generates_what_the_engine_in_this_process_does(opened: OpenedEngine,
     assert opened.loaded is None
     assert opened.info == local.info
     assert (opened.engine.name, opened.engine.context_window) == ("transformers", 2048)
-    assert opened.engine.capabilities == Capabilities(adapters=True, training=True)
+    assert opened.engine.capabilities == Capabilities(adapters=True, training=True, logprobs=True)
     assert isinstance(opened.engine, Engine)
     assert prompt == local.template.encode(HELLO)
     for config in (
