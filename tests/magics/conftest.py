@@ -15,6 +15,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
     {"question": f"What does the {part} do?", "answer": f"The {part} moves the arm number {i}."}
@@ -83,8 +84,18 @@ class Notebook:
         self.client = client
         self.interrupt = interrupt
 
+    def say(self, comm_id: str, content: Any) -> None:
+        """What the JavaScript of a widget says to the kernel."""
+        data = {"method": "custom", "content": content}
+        self.client.shell_channel.send(self.client.session.msg("comm_msg", {"comm_id": comm_id, "data": data}))
+
     def run(
-        self, code: str, *, attended: bool = True, on_message: Callable[[dict[str, Any]], None] | None = None
+        self,
+        code: str,
+        *,
+        attended: bool = True,
+        on_message: Callable[[dict[str, Any]], None] | None = None,
+        present: bool = True,
     ) -> Cell:
         """Run a cell to its end.
 
@@ -92,11 +103,13 @@ class Notebook:
             code: The cell.
             attended: Whether someone could answer a question; nbclient and papermill say no.
             on_message: Called with each message of the kernel.
+            present: Whether the browser is still there in the end, and puts what is static in the place of widgets.
         """
         request = self.client.execute(code, allow_stdin=attended, stop_on_error=False)
         cell, by_id, idle = Cell(), {}, False
+        replaced: set[str] = set()  # widgets whose place something else has taken; the kernel closes them
         deadline = time.monotonic() + 120
-        while not idle:
+        while not idle or not replaced <= cell.closed:
             assert time.monotonic() < deadline, f"no end: {code}"
             try:
                 message = self.client.get_iopub_msg(timeout=5)
@@ -124,7 +137,11 @@ class Notebook:
                     by_id[display_id] = output
             elif kind == "update_display_data":
                 cell.updates += 1
-                by_id[content["transient"]["display_id"]]["data"] = content["data"]
+                output = by_id[content["transient"]["display_id"]]
+                if present and (view := output["data"].get(WIDGET)) and WIDGET not in content["data"]:
+                    replaced.add(view["model_id"])
+                    self.say(view["model_id"], "replaced")
+                output["data"] = content["data"]
             if on_message is not None:
                 on_message(message)
         answer = self.client.get_shell_msg(timeout=10)

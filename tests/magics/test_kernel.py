@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.magics.conftest import Notebook
-
-WIDGET = "application/vnd.jupyter.widget-view+json"
+from tests.magics.conftest import WIDGET, Notebook
 
 
 def interrupt_at(notebook: Notebook, kind: str) -> Callable[[dict[str, Any]], None]:
@@ -64,6 +62,21 @@ def test_training_shows_a_widget_and_leaves_a_static_summary(notebook: Notebook,
         "print(summary.finished.steps, len(summary.losses) > 1, len(summary.evals), summary.adapter_dir)"
     )
     assert facts.stream.split()[:3] == ["60", "True", "2"]
+
+
+def test_a_browser_that_was_closed_meanwhile_finds_how_it_ended(notebook: Notebook, tmp_path: Path) -> None:
+    """Nobody says that the widget was replaced: it stays, with the summary, for who opens the notebook again."""
+    cell = notebook.run(
+        f"%%llm_train away --data rows\nmax_steps: 20\noutput_dir: {tmp_path.as_posix()}", present=False
+    )
+    assert cell.reply["status"] == "ok"
+    assert cell.opened
+    assert not cell.closed
+    (ended,) = [
+        data["state"]["value"] for data in cell.live if data.get("state", {}).get("value", "").count("20 steps in")
+    ]
+    assert "away: 20 steps in" in ended
+    assert [data["state"]["final"] for data in cell.live if "final" in data.get("state", {})] == [True]
 
 
 def test_without_anyone_watching_there_is_no_widget(notebook: Notebook, tmp_path: Path) -> None:

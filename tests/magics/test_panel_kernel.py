@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.magics.conftest import Notebook
-from tests.magics.test_kernel import WIDGET
+from tests.magics.conftest import WIDGET, Notebook
 
 
 def listen(notebook: Notebook, until: Callable[[str, dict[str, Any]], bool]) -> None:
@@ -26,8 +25,7 @@ def listen(notebook: Notebook, until: Callable[[str, dict[str, Any]], bool]) -> 
 
 def tell(notebook: Notebook, comm_id: str, **command: Any) -> None:
     """What the browser does when something is clicked."""
-    content = {"comm_id": comm_id, "data": {"method": "custom", "content": {"v": 1, **command}}}
-    notebook.client.shell_channel.send(notebook.client.session.msg("comm_msg", content))
+    notebook.say(comm_id, {"v": 1, **command})
 
 
 def test_the_panel_answers_while_no_cell_runs(notebook: Notebook) -> None:
@@ -79,4 +77,5 @@ def test_with_nobody_watching_the_conversation_is_shown_as_it_is(notebook: Noteb
 def test_options_that_need_a_prompt_are_refused(notebook: Notebook) -> None:
     cell = notebook.run("%llm_chat --raw")
     assert "--raw needs a prompt. Without one, %llm_chat opens the chat panel." in cell.errors[0]["traceback"][0]
+    assert "--engine needs a prompt." in notebook.run("%llm_chat --engine llama.cpp").errors[0]["traceback"][0]
     assert "temperature must be >= 0" in notebook.run("%llm_chat --temperature -1").errors[0]["traceback"][0]

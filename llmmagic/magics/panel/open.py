@@ -32,6 +32,11 @@ def open_panel(hub: PanelHub, settings: Namespace, *, attended: bool) -> None:
     for name, option in _NEED_A_PROMPT.items():
         if getattr(settings, name):
             raise MagicUsageError(f"{option} needs a prompt.", hint="Without one, %llm_chat opens the chat panel.")
+    if settings.engine != "auto":
+        raise MagicUsageError(
+            "--engine needs a prompt.",
+            hint="The panel goes by the engine that the model was loaded with.",
+        )
     values = {name: value for name in _SAMPLING if (value := getattr(settings, name)) is not None}
     generation: GenerationConfig = replace_known(GenerationConfig, values)
     talk = _prepare(hub.session, settings)

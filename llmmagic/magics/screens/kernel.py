@@ -36,7 +36,7 @@ class _Output:
 
 
 class WidgetCardScreen:
-    """A live ipywidget, in the end replaced by static HTML.
+    """A live widget, in the end replaced by static HTML.
 
     The widget is closed then: a saved notebook has no widget state, which viewers such as GitHub's stumble over.
     """
@@ -48,9 +48,9 @@ class WidgetCardScreen:
     def draw(self, state: Card) -> None:
         """Show the card live."""
         if self._widget is None:
-            from ipywidgets import HTML
+            from llmmagic.magics.screens.live_card import LiveCard
 
-            self._widget = HTML(value=card_html(state))
+            self._widget = LiveCard(card_html(state))
             view = {"version_major": 2, "version_minor": 0, "model_id": self._widget.model_id}
             self._output.show({WIDGET_MIME: view, **_bundle(state)})
         else:
@@ -58,11 +58,11 @@ class WidgetCardScreen:
 
     def close(self, state: Card) -> None:
         """Leave static HTML behind."""
+        if self._widget is not None:
+            self._widget.end(card_html(state))
         self._output.show(_bundle(state))
         if self._widget is not None:
-            # Closing a widget leaves the two that it made for itself.
-            for part in (self._widget, self._widget.layout, self._widget.style):
-                part.close()
+            self._widget.let_go()
             self._widget = None
 
 
@@ -130,7 +130,7 @@ def _bundle(card: Card) -> dict[str, Any]:
 
 def _widgets_work() -> bool:
     try:
-        import ipywidgets  # noqa: F401
+        import anywidget  # noqa: F401
     except ImportError:
         return False
     return True

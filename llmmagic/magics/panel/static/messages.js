@@ -202,6 +202,7 @@ class Messages {
     node.editing = field;
     node.classList.add("open");
     node.append(field);
+    this.following = false; // the end of the conversation is not what is looked at now
     field.start();
     field.scrollIntoView({ block: "nearest" });
   }
