@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmmagic.core.training.collected import NAMES as COLLECTED
 from llmmagic.magics.sources import is_data
 
 BUILT_IN_MODELS = ("demo", "tiny-random")
@@ -26,8 +27,9 @@ def adapters(prefix: str) -> Iterator[str]:
 
 
 def data(prefix: str, variables: Mapping[str, Any]) -> Iterator[str]:
-    """Variables that hold rows, data files and folders."""
+    """Variables that hold rows, what was collected in chats, data files and folders."""
     yield from _starting(prefix, (name for name in variables if is_data(name, variables)))
+    yield from _starting(prefix, COLLECTED)
     yield from paths(prefix, lambda file: file.suffix in DATA_SUFFIXES)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from llmmagic.core.errors import DataNotFoundError, did_you_mean
 from llmmagic.core.events import Notice
+from llmmagic.core.training.collected import is_collected
 
 
 def resolve_source(name: str, variables: Mapping[str, Any]) -> tuple[Any, Notice | None]:
@@ -39,7 +40,12 @@ def resolve_source(name: str, variables: Mapping[str, Any]) -> tuple[Any, Notice
                 f"The variable {name} holds no rows: it is of type {type(value).__name__}.",
                 hint="Use a DataFrame, a Dataset, a list of rows, or the path of a file.",
             )
-    elif name.isidentifier() and not path.exists() and (near := did_you_mean(name, _data_variables(variables))):
+    elif (
+        name.isidentifier()
+        and not path.exists()
+        and not is_collected(name)
+        and (near := did_you_mean(name, _data_variables(variables)))
+    ):
         raise DataNotFoundError(f"There is no variable, file or folder {name!r}.", hint=near)
     return (str(path) if name.startswith("~") else name), None
 

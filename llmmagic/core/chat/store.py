@@ -10,7 +10,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from llmmagic.core.chat.database import Database
-from llmmagic.core.chat.feedback import Feedback, feedback_of
+from llmmagic.core.chat.feedback import Feedback, feedback_of, merged
 from llmmagic.core.chat.journal import Head
 from llmmagic.core.chat.messages import Message, now, writable
 from llmmagic.core.chat.records import (
@@ -231,10 +231,10 @@ class ConversationStore:
         return [hit_of(row, words.strip()) for row in rows]
 
     def feedback(self) -> Feedback:
-        """What people thought of replies, in all conversations, for training.
+        """What people thought of replies, in all conversations that have more than one reply to a message or a rating.
 
         Returns:
-            Preference pairs and rated replies.
+            Preference pairs, rated replies and better answers, for training.
 
         Raises:
             StoreError: The database failed.
@@ -242,12 +242,11 @@ class ConversationStore:
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT c.id FROM conversations AS c JOIN messages AS m ON m.conversation = c.id "
-                "WHERE c.deleted IS NULL AND (m.rating IS NOT NULL OR m.better IS NOT NULL) ORDER BY c.created"
+                "WHERE c.deleted IS NULL AND m.role = 'assistant' AND (m.rating IS NOT NULL OR m.better IS NOT NULL OR "
+                "EXISTS (SELECT 1 FROM messages AS other WHERE other.parent = m.parent AND other.id <> m.id)) "
+                "ORDER BY c.created"
             ).fetchall()
-        given = [feedback_of(self.load(conversation_id)) for (conversation_id,) in rows]
-        return Feedback(
-            pairs=[pair for one in given for pair in one.pairs], rated=[row for one in given for row in one.rated]
-        )
+        return merged(feedback_of(self.load(conversation_id)) for (conversation_id,) in rows)
 
     def _change(self, statement: str, conversation_id: str, value: object) -> None:
         with self._database.writing() as connection:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llmmagic.core.errors import ConversationNotFoundError, did_you_mean
@@ -61,6 +63,21 @@ class Conversations:
     def name_of(self, conversation_id: str) -> str | None:
         """What a conversation is reached by, if it was used in this session."""
         return next((name for name, talk in self.by_name.items() if talk.id == conversation_id), None)
+
+    @contextmanager
+    def kept(self) -> Iterator[ConversationStore | None]:
+        """All that are written down: here, or by other programs of this user where nothing is written down here."""
+        if self._store is not None:
+            yield self._store
+            return
+        from llmmagic.core.chat.store import FILE_NAME, ConversationStore
+        from llmmagic.core.config import data_dir
+
+        if not (data_dir() / FILE_NAME).is_file():
+            yield None
+            return
+        with ConversationStore() as store:
+            yield store
 
     def past(self, limit: int) -> Sequence[Summary]:
         """Those that are stored and have messages, last changed first; none without a store."""

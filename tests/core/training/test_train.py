@@ -14,7 +14,8 @@ from llmmagic.core.errors import ConfigError, DataFormatError, TrainingError
 from llmmagic.core.events import Notice, TrainEval, TrainFinished, TrainStarted, TrainStep
 from llmmagic.core.models.loaded import LoadedModel
 from llmmagic.core.operation import CancelledOperation, CancelToken
-from llmmagic.core.training.run import evaluate, train
+from llmmagic.core.training.measure import evaluate
+from llmmagic.core.training.run import train
 from tests.core.training.conftest import Events, Load
 
 ROWS = [{"question": f"What is number {i}?", "answer": f"It is {'odd' if i % 2 else 'even'}."} for i in range(16)]
