@@ -132,6 +132,8 @@ class Settings:
         """
         own = {key: value for key, value in values.items() if key not in GENERATION_KINDS}
         sampling = {key: value for key, value in values.items() if key in GENERATION_KINDS}
+        if "base_url" in own:  # stronger than an engine that a weaker word has named
+            own.setdefault("engine", "auto")
         return replace(self, **own, generation=replace(self.generation, **sampling))
 
 

@@ -182,7 +182,7 @@ class OpenAIEngine(MessageEngine):
         except CancelledOperation:
             reason = "cancelled"
         except httpx.HTTPError as err:
-            raise self._client.speech.broken_off(err) from err
+            raise self._client.speech.broken_off(silent=isinstance(err, httpx.TimeoutException)) from err
         if stops.found:
             return "stop"
         if reason is None:

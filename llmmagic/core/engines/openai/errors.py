@@ -59,17 +59,20 @@ class ServerSpeech:
         Args:
             err: Of the HTTP library.
         """
-        why = self.clean(str(err)) or type(err).__name__
+        # What the HTTP library says when a connection is refused at every address of a host.
+        why = self.clean(str(err).replace("All connection attempts failed", "connection refused")) or type(err).__name__
         return EngineError(
             f"No server answers at {self.address.base} ({why}).", hint="Start it, or correct the address (--base-url)."
         )
 
-    def broken_off(self, err: Exception | None = None) -> EngineError:
-        """A reply ended in the middle."""
-        why = f" ({self.clean(str(err))})" if err is not None and str(err) else ""
-        return EngineError(
-            f"The server {self.address.host} broke off the reply{why}.", hint="What came is kept; try again."
-        )
+    def broken_off(self, *, silent: bool = False) -> EngineError:
+        """A reply ended in the middle.
+
+        Args:
+            silent: Whether nothing came for too long; else the connection was closed.
+        """
+        what = "fell silent in the middle of the reply" if silent else "broke off the reply"
+        return EngineError(f"The server {self.address.host} {what}.", hint="What came is kept; try again.")
 
     def nonsense(self, what: str) -> EngineError:
         """An answer that is none."""

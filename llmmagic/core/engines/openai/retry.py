@@ -45,7 +45,7 @@ def patiently(attempt: Callable[[], T], cancel: CancelToken) -> Generator[Notice
             wait_s = wait_s if err.after_s is None else err.after_s
             if number > ATTEMPTS or wait_s > _MOST_PATIENCE_S:
                 raise err.error from err
-            text = f"{err.error.message} Trying again in {wait_s:.1f} s ({number} of {ATTEMPTS})."
+            text = f"Trying again in {wait_s:.1f} s ({number} of {ATTEMPTS}): {err.error.message}"
         yield Notice(text, level="warning", topic="server-retry")
         _sleep(wait_s, cancel)
     raise AssertionError("the waits never end")

@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 
 from llmmagic.core.chat.store import ConversationStore
+from llmmagic.core.config import GenerationConfig, LoadConfig
+from llmmagic.core.engines.base import MessageEngine
 from llmmagic.core.engines.openai import retry
 from llmmagic.core.engines.openai.address import KEY_ENV
+from llmmagic.core.engines.openai.client import Patience
+from llmmagic.core.engines.openai.opening import open_server
 from llmmagic.core.errors import ContextOverflowError, EngineError, LLMMagicError
 from llmmagic.core.events import ChatEvent, ChatFinished, ChatStarted, Notice, TextDelta
+from llmmagic.core.operation import CancelToken
 from llmmagic.core.session import Session
 from tests.core.engines.openai.servers import (
     KEY,
@@ -76,8 +81,9 @@ def test_a_busy_server_is_asked_again_when_it_says(session: Session, told: Told)
     assert last_of(events).text == "Now"
     assert time.monotonic() - began >= 0.3
     first, second = notices(events)
-    assert "failed (HTTP 429): no. Trying again in 0.3 s (2 of 5)." in first
-    assert "failed (HTTP 503): no. Trying again in 0.0 s (3 of 5)." in second
+    server = told.address.removeprefix("http://").removesuffix("/v1")
+    assert first == f"Trying again in 0.3 s (2 of 5): The server {server} failed (HTTP 429): no."
+    assert second.endswith(f"s (3 of 5): The server {server} failed (HTTP 503): no.")
     assert [request[2] for request in told.requests] == [told.requests[0][2]] * 3
 
 
@@ -181,6 +187,19 @@ def test_a_hanging_server_is_left_at_once(session: Session, told: Told, after: b
     assert told.client_left
     told.will(says(delta(content="Back"), end()))
     assert last_of(chat(session)).text == "Back"
+
+
+def test_a_server_that_falls_silent_is_not_waited_for_for_ever(told: Told) -> None:
+    config = LoadConfig(model_id="", base_url=told.address, max_context=1000)
+    patience = Patience(chunk_s=0.3)
+    opened = open_server(config, emit=lambda event: None, cancel=CancelToken(), patience=patience)
+    assert isinstance(opened.engine, MessageEngine)
+    told.will(hangs(delta(content="Wait ")))
+    reply = opened.engine.reply([{"role": "user", "content": "Hi"}], 5, GenerationConfig(), CancelToken())
+    assert next(iter(reply)) == TextDelta("Wait ")
+    with pytest.raises(EngineError, match="fell silent in the middle of the reply"):
+        list(reply)
+    opened.engine.close()
 
 
 def test_a_wait_for_another_attempt_can_be_cancelled(session: Session, told: Told) -> None:

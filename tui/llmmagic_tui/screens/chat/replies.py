@@ -159,6 +159,8 @@ class Replies(ModelControl):
                 case TextDelta():
                     text.append(event.text)
                     self._tokens += len(event.token_ids)
+                case Notice(topic="server-retry"):  # one after the other, in one place
+                    self.status.update(detail=event.text)
                 case Notice():
                     self.say(event.text, warning=event.level == "warning")
                 case ChatFinished():
