@@ -27,6 +27,7 @@ MethodName = Literal["sft", "pretrain", "dpo", "kto", "grpo"]
 Peft = Literal["auto", "lora", "none"]
 
 CACHE_ENV = "LLMMAGIC_CACHE_DIR"
+CACHE_LIMIT_ENV = "LLMMAGIC_CACHE_LIMIT"
 DATA_ENV = "LLMMAGIC_DATA_DIR"
 CONFIG_ENV = "LLMMAGIC_CONFIG_DIR"
 
@@ -329,6 +330,24 @@ def cache_dir() -> Path:
     import platformdirs
 
     return Path(os.environ.get(CACHE_ENV) or platformdirs.user_cache_dir("llmmagic", appauthor=False)).expanduser()
+
+
+def cache_limit_bytes() -> int | None:
+    """How large that folder may get: ``LLMMAGIC_CACHE_LIMIT`` in gigabytes; ``None`` if it is not set.
+
+    Raises:
+        ConfigError: It is no number.
+    """
+    text = os.environ.get(CACHE_LIMIT_ENV, "").strip()
+    if not text:
+        return None
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = -1.0
+    if not 0 <= limit < float("inf"):
+        raise ConfigError(f"{CACHE_LIMIT_ENV} must be a number of gigabytes, got {text!r}.", hint="20, for instance.")
+    return int(limit * 1e9)
 
 
 def data_dir() -> Path:

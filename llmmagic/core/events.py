@@ -721,6 +721,7 @@ class SessionStatus:
         conversations: Name, number of messages and prompt tokens of each conversation.
         device_memory_bytes: CUDA memory in use by this process; 0 on a CPU.
         process_memory_bytes: Resident memory of this process.
+        cache_bytes: What converted and quantised models take up on the disk.
         exact: Whether the tokens of the conversations were counted, not estimated.
     """
 
@@ -729,5 +730,6 @@ class SessionStatus:
     conversations: tuple[tuple[str, int, int], ...] = ()
     device_memory_bytes: int = 0
     process_memory_bytes: int = 0
+    cache_bytes: int = 0
     notes: tuple[str, ...] = field(default=())
     exact: bool = True

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmmagic.core.config import CACHE_ENV, cache_dir
+from llmmagic.core.config import CACHE_ENV, CACHE_LIMIT_ENV, cache_dir, cache_limit_bytes
 from llmmagic.core.errors import StorageError
 from llmmagic.core.events import LoadEvent, Notice
+from llmmagic.core.models.entries import MANIFEST, mark_used, prune, remove
 from llmmagic.core.operation import CancelToken
 
 Emit = Callable[[LoadEvent], None]
 
-MANIFEST = "llmmagic-entry.json"
 _LOCK_POLL_S = 0.2
 _SPARE_BYTES = 64 * 2**20
 """What stays free on the disk: a completely full disk breaks other programs."""
@@ -54,7 +54,10 @@ def find_entry(kind: str, key: str) -> Path | None:
         whole = all((path / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return None
-    return path if whole else None
+    if not whole:
+        return None
+    mark_used(path)
+    return path
 
 
 def make_entry(
@@ -74,22 +77,24 @@ def make_entry(
         Folder of the complete entry.
 
     Raises:
+        ConfigError: The cache's limit is no number.
         StorageError: No space left, or the cache folder cannot be written.
         CancelledOperation: Cancelled while waiting for another process.
     """
     found = find_entry(kind, key)
     if found is not None:
         return found
+    limit = cache_limit_bytes()
     path = entry_path(kind, key)
     with _storage_errors(path), _locked(path, emit, cancel):
         found = find_entry(kind, key)  # another process may have made it while this one waited
         if found is not None:
             return found
-        _remove(path)
+        remove(path)
         for left_over in path.parent.glob(
             f".{key}.*.partial"
         ):  # of a killed process: the lock says nobody else is here
-            _remove(left_over)
+            remove(left_over)
         _check_space(path.parent, needed_bytes)
         partial = path.parent / f".{key}.{os.getpid()}.partial"
         partial.mkdir()
@@ -99,13 +104,18 @@ def make_entry(
             (partial / MANIFEST).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
             partial.replace(path)
         finally:
-            _remove(partial)
+            remove(partial)
+    mark_used(path)
+    if limit is not None and (gone := prune(limit)):
+        size = sum(entry.size_bytes for entry in gone)
+        text = f"Taken out of the cache, to stay within {CACHE_LIMIT_ENV}: {len(gone)} unused, {size / 1e6:,.2f} MB."
+        emit(Notice(text, topic="cache-limit"))
     return path
 
 
 def drop_entry(kind: str, key: str) -> None:
     """Take an entry away, because it turned out to be damaged."""
-    _remove(entry_path(kind, key))
+    remove(entry_path(kind, key))
 
 
 def fingerprint_file(path: Path) -> str:
@@ -208,10 +218,3 @@ def _check_space(folder: Path, needed_bytes: int) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

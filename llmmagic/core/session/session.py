@@ -28,7 +28,8 @@ class Session(ModelOperations, TrainingOperations, ChatOperations):
     """
 
     def status(self) -> SessionStatus:
-        """A look at the session; costs nothing."""
+        """A look at the session; costs next to nothing."""
+        from llmmagic.core.models.entries import cache_size_bytes
         from llmmagic.core.models.memory import device_memory_bytes, process_memory_bytes
 
         info = self.info
@@ -50,6 +51,7 @@ class Session(ModelOperations, TrainingOperations, ChatOperations):
             if info is None or info.server is not None or self._worker
             else device_memory_bytes(info.device),
             process_memory_bytes=process_memory_bytes(),
+            cache_bytes=cache_size_bytes(),
         )
 
     def cancel(self, *, force: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmmagic.core.chat.words import about
+from llmmagic.core.config import cache_dir
 from llmmagic.core.events import SessionStatus
 from llmmagic.magics.figures import bytes_text
 from llmmagic.magics.views.card import Card, Note
@@ -17,6 +18,8 @@ def status_card(status: SessionStatus) -> Card:
     facts.append(("This process", f"{memory} of memory"))
     if status.device_memory_bytes:
         facts.append(("On the GPU", f"{bytes_text(status.device_memory_bytes)} in use"))
+    if status.cache_bytes:
+        facts.append(("Model cache", f"{bytes_text(status.cache_bytes)} in {cache_dir()}"))
     for name, messages, tokens in status.conversations:
         counted = f", {about(status)}{tokens:,} tokens" if tokens else ""
         facts.append((f"Conversation {name}", f"{messages:,} {'message' if messages == 1 else 'messages'}{counted}"))

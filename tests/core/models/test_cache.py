@@ -5,16 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from llmmagic.core.errors import StorageError
+from llmmagic.core.errors import ConfigError, StorageError
+from llmmagic.core.events import Notice
+from llmmagic.core.models import entries
 from llmmagic.core.models.cache import find_entry, fingerprint_folder, fingerprint_weights, make_entry
 from llmmagic.core.operation import CancelledOperation, CancelToken
 from tests.core.models.helpers import Recorder
@@ -68,6 +72,80 @@ make_entry("kind", "k", build, needed_bytes=1, emit=print, cancel=CancelToken())
     assert len(list((cache / "kind").glob(".k.*.partial"))) == 1
     make(write_x)
     assert not list((cache / "kind").glob(".k.*.partial"))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_a_build_that_is_killed_from_outside_leaves_no_entry_and_no_lock(cache: Path) -> None:
+    child = """
+import time
+from llmmagic.core.models.cache import make_entry
+from llmmagic.core.operation import CancelToken
+def build(folder):
+    (folder / "x").write_text("half")
+    print("building", flush=True)
+    time.sleep(60)
+make_entry("kind", "k", build, needed_bytes=1, emit=print, cancel=CancelToken())
+"""
+    with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "building\n"
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert find_entry("kind", "k") is None
+    emit = Recorder()
+    assert (make(write_x, emit=emit) / "sub" / "x").read_text() == "hello"
+    assert emit.topics() == []  # nobody holds the lock: it was the process's
+    assert not list((cache / "kind").glob(".k.*.partial"))
+
+
+def age(path: Path, days: float) -> None:
+    """As if it had last been used so long ago, by another process."""
+    then = time.time() - days * 24 * 3600
+    os.utime(path / entries.MANIFEST, (then, then))
+    entries._mine.discard(path)
+
+
+def write_kilobytes(count: int) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        (folder / "x").write_bytes(bytes(1000 * count))
+
+    return build
+
+
+def test_what_was_not_used_for_longest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {name: make(write_kilobytes(10), key=name) for name in "abcd"}
+    for name, days in (("a", 3), ("b", 9), ("c", 2), ("d", 5)):
+        age(paths[name], days)
+    assert entries.cache_size_bytes() == 40_000
+    assert make(write_x, key="d") == paths["d"]  # used again: now it is the newest
+    monkeypatch.setenv("LLMMAGIC_CACHE_LIMIT", "0.000035")
+    emit = Recorder()
+    new = make(write_kilobytes(10), key="e", emit=emit)
+    assert {entry.path.name for entry in entries.cache_entries()} == {"c", "d", "e"}
+    assert not paths["b"].exists()
+    assert emit.topics() == ["cache-limit"]
+    assert [event.text for event in emit if isinstance(event, Notice)] == [
+        "Taken out of the cache, to stay within LLMMAGIC_CACHE_LIMIT: 2 unused, 0.02 MB."
+    ]
+    assert new.exists()
+
+
+def test_what_is_used_now_stays_however_large_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMMAGIC_CACHE_LIMIT", "0")
+    first, second = make(write_kilobytes(5), key="a"), make(write_kilobytes(5), key="b")
+    assert first.exists()
+    assert second.exists()
+    age(first, 0.5)  # another process, half a day ago
+    entries._mine.discard(second)
+    make(write_kilobytes(5), key="c")
+    assert len(entries.cache_entries()) == 3
+
+
+@pytest.mark.parametrize("limit", ["much", "-1", "nan", "inf", "20 GB"])
+def test_a_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setenv("LLMMAGIC_CACHE_LIMIT", limit)
+    with pytest.raises(ConfigError, match="LLMMAGIC_CACHE_LIMIT must be a number of gigabytes"):
+        make(write_x)
 
 
 def test_an_entry_that_lost_a_file_is_made_again() -> None:
