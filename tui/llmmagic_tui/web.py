@@ -38,6 +38,17 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+# Keys go to the terminal as soon as there is one, without a click on it first.
+_FOCUS = """<script>
+  new MutationObserver((_, observer) => {
+    const input = document.querySelector(".xterm-helper-textarea");
+    if (input && document.body.classList.contains("-first-byte")) {
+      observer.disconnect();
+      input.focus();
+    }
+  }).observe(document.body, {attributes: true, childList: true, subtree: true});
+</script>
+"""
 
 
 class TokenServer(Server):
@@ -85,7 +96,10 @@ class TokenServer(Server):
                 raise page
             if not self._knows(request.cookies.get(self._cookie)):
                 raise web.HTTPForbidden(text="Open the address that llmchat printed: it has the token.")
-            return await handler(request)
+            response = await handler(request)
+            if isinstance(response, web.Response) and response.content_type == "text/html" and response.text:
+                response.text = response.text.replace("</body>", f"{_FOCUS}</body>")
+            return response
 
         return guard
 
