@@ -311,6 +311,18 @@ def test_a_browser_that_comes_late_gets_everything(browser: Browser) -> None:
     assert first["status"]["activity"] == "ready"
 
 
+def test_a_panel_that_is_no_longer_drawn_is_sent_nothing(browser: Browser, session: Session) -> None:
+    sent: list[dict[str, Any]] = []
+    browser.panel._carry = sent.append
+    browser.panel.handle({"v": 1, "ref": 9, "type": "bye"})
+    session.ask("from a cell", conversation=browser.panel.name, max_new_tokens=4)
+    browser.panel.refresh()
+    assert sent == []
+    browser.panel.handle({"v": 1, "ref": 10, "type": "hello"})
+    (path,) = [message for message in sent if message["type"] == "path"]
+    assert path["changed"][0]["text"] == "from a cell"
+
+
 def test_only_what_has_changed_is_sent(browser: Browser, session: Session) -> None:
     talk = session.conversation(browser.panel.name)
     for number in range(150):

@@ -21,6 +21,11 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
+class Bye:
+    """The panel is no longer drawn: its cell was run again, or its output removed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Say this."""
 
@@ -124,13 +129,14 @@ class List:
 
 
 Command: TypeAlias = Union[
-    Hello, Send, Stop, Draft, Edit, Regenerate, Continue, Branch, Pin, Rate, Better, System, Settings, New, Open, List
-]
+    Hello, Bye, Send, Stop, Draft, Edit, Regenerate, Continue, Branch, Pin, Rate, Better, System, Settings, New, Open,
+    List,
+]  # fmt: skip
 _COMMANDS: dict[str, type[Any]] = {
     cls.__name__.lower(): cls
     for cls in (
-        Hello, Send, Stop, Draft, Edit, Regenerate, Continue, Branch, Pin, Rate, Better, System, Settings, New, Open,
-        List,
+        Hello, Bye, Send, Stop, Draft, Edit, Regenerate, Continue, Branch, Pin, Rate, Better, System, Settings, New,
+        Open, List,
     )
 }  # fmt: skip
 

@@ -64,6 +64,8 @@ class ChatPanel:
         self._keep = keep
         self._draft = ""
         self._counting = False
+        self._drawn = 0  # how often it is on screen, as far as is known: a browser that is closed does not say so
+        self._asleep = False
         self._report: WindowReport | None = None
         self._window = Window()
         self._sent: dict[str, MessageView] = {}
@@ -88,7 +90,8 @@ class ChatPanel:
     def send(self, update: Update) -> None:
         """Send something."""
         with self._hub.lock:
-            self._carry(updates.to_json(update))
+            if not self._asleep:
+                self._carry(updates.to_json(update))
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Everything there is to see now, as messages: for a browser that has just drawn the panel."""
@@ -106,6 +109,8 @@ class ChatPanel:
         Args:
             count: Count the window, too.
         """
+        if self._asleep:
+            return
         with self._hub.lock:
             live, path = self._live(), self.talk.path()
             talk, ids = draw_talk(self.name, self.talk), tuple(message.id for message in path)
@@ -222,6 +227,9 @@ class ChatPanel:
         match command:
             case commands.Hello():
                 self._hello()
+            case commands.Bye():
+                self._drawn -= 1
+                self._asleep = self._drawn <= 0
             case commands.Send(text):
 
                 def sent(error: str) -> None:
@@ -298,6 +306,8 @@ class ChatPanel:
 
     def _hello(self) -> None:
         with self._hub.lock:
+            self._drawn += 1
+            self._asleep = False
             self._sent.clear()
             self._sent_path = self._sent_status = None
             self.send(Sampling(draw_settings(self.generation)))

@@ -23,6 +23,7 @@ class Panel {
   }
 
   close() {
+    this.model.send({ v: VERSION, ref: 0, type: "bye" });
     this.model.off("msg:custom", this.onMessage);
     this.messages.sizes.disconnect();
     clearTimeout(this.counting);
