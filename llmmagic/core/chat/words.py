@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llmmagic.core.chat.records import UNTITLED, first_words
-from llmmagic.core.chat.tree import Conversation
-from llmmagic.core.events import FinishReason, GenerationStats, SegmentKind, SessionStatus, WindowReport
+if TYPE_CHECKING:  # a shell reads its words before anything of the core is needed
+    from llmmagic.core.chat.tree import Conversation
+    from llmmagic.core.events import FinishReason, GenerationStats, SegmentKind, SessionStatus, WindowReport
 
 FINISH_NOTES: dict[FinishReason, str] = {
     "cancelled": "stopped before its end",
@@ -87,5 +88,7 @@ def about(counted: WindowReport | GenerationStats | SessionStatus) -> str:
 
 def title_of(conversation: Conversation) -> str:
     """What a conversation is called: by its title, or by what was said first."""
+    from llmmagic.core.chat.records import UNTITLED, first_words
+
     said = next((message.content for message in conversation.path() if message.role == "user"), "")
     return conversation.title or first_words(said) or UNTITLED

@@ -10,22 +10,13 @@ from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
 
+from llmmagic.core.chat.words import LEGEND
 from llmmagic_tui.themes import Inks
 
 if TYPE_CHECKING:
     from llmmagic.core.events import WindowReport
 
 _GLYPHS = {"reserve": "▒", "free": "░"}
-_LEGEND = (
-    ("template", "template"),
-    ("system", "system"),
-    ("pinned", "pinned"),
-    ("turn", "turns"),
-    ("draft", "draft"),
-    ("reserve", "reply"),
-    ("free", "free"),
-)
-
 # Which figures stay when it is narrow.
 _IMPORTANCE = ("draft", "turn", "pinned", "free", "reserve", "system", "template")
 
@@ -140,11 +131,11 @@ class ContextBar(Widget):
         figures = f"{about}{report.prompt_tokens:,} of {report.context_window:,} tokens ({percent:.0f}%) "
         if not line or line[0].cell_length + len(figures) <= width:  # half a figure is a wrong one
             line.append(Segment(figures, inks.text))
-        sums = dict.fromkeys((kind for kind, _ in _LEGEND), 0)
+        sums = dict.fromkeys(LEGEND, 0)
         for segment in report.segments:
             sums[segment.kind] += segment.tokens
         room = width - sum(segment.cell_length for segment in line)
-        texts = {kind: f" {words} {sums[kind]:,}" for kind, words in _LEGEND if sums[kind]}
+        texts = {kind: f" {words} {sums[kind]:,}" for kind, words in LEGEND.items() if sums[kind]}
         shown: set[str] = set()
         for kind in _IMPORTANCE:
             if kind in texts and len(texts[kind]) + 2 <= room:

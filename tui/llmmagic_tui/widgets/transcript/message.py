@@ -9,6 +9,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
+from llmmagic.core.chat.words import FINISH_NOTES
 from llmmagic.core.sanitize import one_line, strip_controls
 from llmmagic_tui.widgets.transcript.markdown import Line, MarkdownDocument, plain
 from llmmagic_tui.widgets.transcript.thinking import ReplyText
@@ -23,11 +24,6 @@ Counter: TypeAlias = "Callable[[str], int]"
 GUTTER = 2
 _MEASURE = 110  # longer lines are hard to read
 _THINKING_PREVIEW = 3  # lines that are shown of a thought while it is being written
-_NOTES = {
-    "cancelled": "stopped before its end",
-    "length": "ended at the token limit",
-    "context": "ended because the context window is full",
-}
 
 
 class Hint(NamedTuple):
@@ -165,7 +161,7 @@ def draw(message: Message, body: MessageBody, look: Look) -> list[Strip]:
     rows = [_head(message, look, width), *body.lines(look, width)]
     if look.live and not body.length:
         rows.append([Segment("…", inks.muted)])
-    if not look.live and (note := _NOTES.get(message.finish_reason or "")):
+    if not look.live and message.finish_reason and (note := FINISH_NOTES.get(message.finish_reason)):
         rows.append([Segment(f"— {note}", inks.muted)])
     if message.better is not None:
         rows += [
