@@ -65,8 +65,8 @@ def main() -> None:
     cells = [
         "%load_ext llmmagic",
         "%llm_load demo --max-context 208",
-        "%%llm_train medical --data data/medical_train.jsonl\nmax_steps: 12\nlearning_rate: 5e-4\nmax_length: 160\noutput_dir: medical\n"
-        "per_device_train_batch_size: 1\ngradient_accumulation_steps: 1\nlogging_steps: 1",
+        "%%llm_train medical --data data/medical_train.jsonl\nmax_steps: 12\nlearning_rate: 5e-4\nmax_length: 160\n"
+        "output_dir: medical\nper_device_train_batch_size: 1\ngradient_accumulation_steps: 1\nlogging_steps: 1",
         "%llm_chat --temperature 0 --max-new-tokens 70",
     ]
     with tempfile.TemporaryDirectory() as folder, run_lab(Path(folder), theme="JupyterLab Light") as lab:
