@@ -83,7 +83,9 @@ class ChatApp(App[None]):
 
     async def on_event(self, event: events.Event) -> None:
         """Clean what is pasted, wherever it goes: its escape sequences would be sent to the terminal with the text."""
-        await super().on_event(events.Paste(strip_controls(event.text)) if isinstance(event, events.Paste) else event)
+        if isinstance(event, events.Paste) and not event.is_forwarded:  # else it is on its way back from where it went
+            event = events.Paste(strip_controls(event.text))
+        await super().on_event(event)
 
     def on_mount(self) -> None:
         """Say what was wrong with the configuration."""

@@ -156,6 +156,7 @@ async def test_lists_searches_figures_notices_and_editors_show_it_as_text(store:
         chat.app.post_message(events.Paste(f"\npasted {hostile}"))
         await chat.until(lambda: "pasted" in chat.app.screen.query_one("#editor", TextArea).text)
         check(chat, "pasted [bold]needle[/bold]")
+        assert chat.app.screen.query_one("#editor", TextArea).text.count("pasted") == 1
         await chat.press("escape", "escape", "up")
         assert "needle" in chat.screen.composer.text
         check(chat, "[bold]needle[/bold]")
