@@ -10,6 +10,7 @@ from typing_extensions import override
 from llmmagic.core.config import TrainConfig
 from llmmagic.core.events import Notice
 from llmmagic.core.operation import CancelToken
+from llmmagic.core.training.batching import choose_batching, rows_stay_apart
 from llmmagic.core.training.dataset import TokenizedData, pack
 from llmmagic.core.training.evaluate import held_out_loss
 from llmmagic.core.training.examples import LossOn, make_examples_like_chat
@@ -47,7 +48,7 @@ class SFT(TokenMethod):
     """Learns given answers."""
 
     name = "sft"
-    shown = ("completion_only_loss",)
+    shown = ("completion_only_loss", "packing", "padding_free", "train_sampling_strategy")
 
     @override
     def defaults(self, *, full: bool, fresh: bool) -> Mapping[str, Any]:
@@ -79,6 +80,24 @@ class SFT(TokenMethod):
         about = "Held-out data: " if request.held_out else ""
         for finding in data.findings:
             request.emit(Notice(f"{about}{finding.text}", level="warning", topic=finding.name))
-        if request.args.packing and not request.held_out:
-            data = pack(data, request.max_length, request.args.packing_strategy)
+        return data if request.held_out else _batched(data, request)
+
+
+def _batched(data: TokenizedData, request: DataRequest) -> TokenizedData:
+    """Decide how the rows of a batch are put together; the trainer's settings say it then."""
+    args, config = request.args, request.config
+    if args.packing or args.padding_free:
+        if not rows_stay_apart(request.loaded.model):
+            text = "This model lets rows that share a sequence see each other: packing changes what is learnt."
+            request.emit(Notice(text, level="warning", topic="packing"))
+        return pack(data, request.max_length, args.packing_strategy) if args.packing else data
+    if config.recipe != "default":
+        return data  # exactly what it was
+    choice = choose_batching(request.loaded, args, data.dataset, config.options)
+    if choice is None or choice.batching == "padded":
         return data
+    if choice.batching == "packed":
+        args.padding_free = True
+    else:
+        args.train_sampling_strategy = "group_by_length"
+    return data
