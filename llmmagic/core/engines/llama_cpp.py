@@ -21,7 +21,8 @@ from llmmagic.core.chat.template import ChatTemplate
 from llmmagic.core.config import GenerationConfig
 from llmmagic.core.engines.base import Capabilities, Engine, check_prompt
 from llmmagic.core.engines.detokenize import StopStrings
-from llmmagic.core.engines.llama_cpp_server import start_server
+from llmmagic.core.engines.llama_cpp_server import CHUNK_TOKENS, start_server
+from llmmagic.core.engines.pace import pieces
 from llmmagic.core.engines.reply import Reply
 from llmmagic.core.engines.sampling_settings import Sampling, resolve_sampling
 from llmmagic.core.errors import EngineError
@@ -30,7 +31,6 @@ from llmmagic.core.operation import CancelToken
 
 # The order of `llmmagic.core.engines.sampling`, so that settings mean the same.
 _SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
-_AHEAD_CHUNK_TOKENS = 64  # likewise while nobody waits for a reply: whoever comes waits for one chunk
 _POLL_S = 0.1
 _SEEDS = 2**32 - 1  # llama.cpp takes 32 bits, and the highest number as "any"
 
@@ -98,8 +98,7 @@ class LlamaCppEngine(Engine):
         """See `Engine.prefill_ahead`. What the last prompt left behind is put aside by llama.cpp itself."""
         check_prompt(prompt_ids, vocab_size=self._vocab_size, context_window=self._context_window)
         ready = 0
-        while ready < len(prompt_ids) and not cancel.requested:
-            ready = min(ready + _AHEAD_CHUNK_TOKENS, len(prompt_ids))
+        for ready in pieces(0, len(prompt_ids), cancel, most=CHUNK_TOKENS):
             for _ in self._stream(self._request(prompt_ids[:ready], GenerationConfig(), 0), cancel):
                 continue
         return ready

@@ -21,6 +21,7 @@ from llmmagic.core.engines.base import Capabilities, Engine, check_prompt
 from llmmagic.core.engines.detokenize import StopStrings, make_detokenizer
 from llmmagic.core.engines.drafting import DraftingFeeder
 from llmmagic.core.engines.kv_cache import KVCache
+from llmmagic.core.engines.pace import pieces
 from llmmagic.core.engines.reply import Reply
 from llmmagic.core.engines.sampling import Sampler
 from llmmagic.core.engines.sampling_settings import resolve_sampling
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 # Small enough that a cancel is heard within a second on a CPU, large enough for full speed.
 _CHUNK_TOKENS_CPU = 256
 _CHUNK_TOKENS_GPU = 2048
-# Whoever comes while a prompt is read ahead waits for one chunk.
-_AHEAD_CHUNK_TOKENS_CPU = 64
-_AHEAD_CHUNK_TOKENS_GPU = 512
 _AHEAD_SHARE = 0.25
 """Of the free memory, at most this much goes into what is read ahead."""
 
@@ -100,23 +98,22 @@ class TransformersEngine(Engine):
         current = self._cache_for(model, ())
         if not current.extensible or current.common_prefix(prompt_ids) == len(prompt_ids):
             return 0
-        device = model.get_input_embeddings().weight.device
-        free_bytes = free_memory_bytes(str(device))
+        free_bytes = free_memory_bytes(str(model.get_input_embeddings().weight.device))
         if current.bytes_per_token * len(prompt_ids) > _AHEAD_SHARE * free_bytes:
             return 0
-        self._ahead = self._ahead or KVCache(model.config)
-        runner = _Runner(model, self._ahead)
-        chunk = _AHEAD_CHUNK_TOKENS_CPU if device.type == "cpu" else _AHEAD_CHUNK_TOKENS_GPU
+        self._ahead = ahead = self._ahead or KVCache(model.config)
+        runner = _Runner(model, ahead)
         try:
-            for _ in runner.prefill(prompt_ids, cancel, chunk):
-                continue
+            for end in pieces(ahead.common_prefix(prompt_ids), len(prompt_ids), cancel):
+                for _ in runner.prefill(prompt_ids[:end], cancel):
+                    continue
         except (RuntimeError, MemoryError) as err:
             self._ahead = None
             raise _engine_error(err, len(prompt_ids)) from err
         except BaseException:
             self._ahead = None
             raise
-        return len(self._ahead)
+        return ahead.common_prefix(prompt_ids)
 
     @override
     def close(self) -> None:
@@ -226,9 +223,9 @@ class _Runner:
         self._keeps_logits = "logits_to_keep" in parameters
 
     def prefill(
-        self, prompt_ids: Sequence[int], cancel: CancelToken, chunk: int | None = None
+        self, prompt_ids: Sequence[int], cancel: CancelToken
     ) -> Generator[PrefillProgress, None, torch.Tensor | None]:
-        """Read what is new in a prompt, ``chunk`` tokens at a time.
+        """Read what is new in a prompt.
 
         Yields:
             How far it is, before and after each chunk.
@@ -239,7 +236,7 @@ class _Runner:
         self.cached_tokens = self._kv_cache.keep_prefix_of(prompt_ids)
         total = len(prompt_ids)
         yield PrefillProgress(self.cached_tokens, total, self.cached_tokens)
-        chunk = chunk or (_CHUNK_TOKENS_CPU if self._device.type == "cpu" else _CHUNK_TOKENS_GPU)
+        chunk = _CHUNK_TOKENS_CPU if self._device.type == "cpu" else _CHUNK_TOKENS_GPU
         if not self._kv_cache.extensible:
             chunk = total
         logits: torch.Tensor | None = None

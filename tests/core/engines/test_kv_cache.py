@@ -173,10 +173,7 @@ def test_cache_equals_a_fresh_forward_in_random_conversations(model: Any, tokeni
     assert reused > 0
 
 
-def test_a_prompt_read_ahead_is_gone_on_from_and_the_other_cache_is_let_go(
-    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "_AHEAD_CHUNK_TOKENS_CPU", 16)
+def test_a_prompt_read_ahead_is_gone_on_from_and_the_other_cache_is_let_go(model: Any, tokenizer: Any) -> None:
     engine = TransformersEngine(as_loaded(model, tokenizer))
     system, old, kept = list(b"Be brief. "), list(b"Something said long ago. " * 3), list(b"Said last. " * 4)
     greedy = GenerationConfig(max_new_tokens=6, temperature=0)
@@ -200,10 +197,7 @@ def test_a_prompt_read_ahead_is_gone_on_from_and_the_other_cache_is_let_go(
     assert first.token_ids
 
 
-def test_reading_ahead_goes_on_from_what_was_read_and_stops_at_a_chunk(
-    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "_AHEAD_CHUNK_TOKENS_CPU", 16)
+def test_reading_ahead_goes_on_from_what_was_read_and_stops_at_a_piece(model: Any, tokenizer: Any) -> None:
     engine = TransformersEngine(as_loaded(model, tokenizer))
     ids = [5 + i % 90 for i in range(100)]
     cancel = CancelToken()
@@ -216,10 +210,9 @@ def test_reading_ahead_goes_on_from_what_was_read_and_stops_at_a_chunk(
 
     hook = model.register_forward_hook(count, with_kwargs=True)
     try:
-        assert engine.prefill_ahead(ids, cancel) == 32
-        assert fed == [16, 16]
-        assert engine.prefill_ahead(ids, CancelToken()) == 100
-        assert fed[2:] == [16, 16, 16, 16, 4]
+        assert engine.prefill_ahead(ids, cancel) == sum(fed) < 100
+        assert len(fed) == 2
+        assert engine.prefill_ahead(ids, CancelToken()) == sum(fed) == 100
     finally:
         hook.remove()
     last = list(engine.generate([*ids, 7], GenerationConfig(max_new_tokens=1), CancelToken()))[-1]

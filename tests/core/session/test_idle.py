@@ -57,8 +57,7 @@ def test_a_reply_can_be_taken_again_as_quickly_as_before(small: Session) -> None
     assert again.stats.cached_tokens == again.stats.prompt_tokens - 1
 
 
-def test_whoever_comes_waits_for_one_chunk_only(small: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmmagic.core.engines.transformers._AHEAD_CHUNK_TOKENS_CPU", 16)
+def test_whoever_comes_waits_for_one_piece_only(small: Session) -> None:
     reached, go_on = threading.Event(), threading.Event()
     chunks = []
 
