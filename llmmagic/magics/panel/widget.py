@@ -13,6 +13,7 @@ from IPython.display import display, update_display
 from llmmagic.core.config import GenerationConfig
 from llmmagic.magics.panel.panel import ChatPanel
 from llmmagic.magics.panel.transcript import transcript_bundle
+from llmmagic.magics.screens.kernel import WIDGET_MIME
 
 if TYPE_CHECKING:
     from llmmagic.core.chat.tree import Conversation
@@ -52,7 +53,9 @@ class PanelWidget(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget is no
 
     def show(self) -> None:
         """Put the panel into the cell's output, and the copy beneath it; while the panel lives it hides the copy."""
-        data, metadata = self._repr_mimebundle_()
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        bundle = getattr(self, "_repr_mimebundle_", None)  # ipywidgets 7 has none; later ones add what Colab needs
+        data, metadata = ({WIDGET_MIME: view}, {}) if bundle is None else bundle()
         data["text/plain"] = "Chat panel: run this cell to talk."
         display(data, metadata=metadata, raw=True)
         display(transcript_bundle(self.panel.talk, self.copy), raw=True, display_id=self._display_id)
