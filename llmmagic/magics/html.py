@@ -114,7 +114,8 @@ def _table(rows: tuple[tuple[str, str], ...]) -> str:
     )
     return (
         # JupyterLab sets table-layout: fixed, in which the columns lie on each other
-        '<table style="table-layout:auto;width:100%;margin:4px 0;border:none;border-collapse:collapse;font-size:13px">'
+        '<table style="table-layout:auto;width:100%;margin:4px 0;border:none;border-collapse:collapse;font-size:13px;'
+        'color:inherit">'
         f"<tbody>{body}</tbody></table>"
     )
 

@@ -81,7 +81,7 @@ def test_the_card_says_what_is_trained_masked_cut_and_wrong() -> None:
         "Tokens": "200 in 5 examples",
         "Trained on": "110 tokens (55 %)",
         "Masked": "90 tokens (45 %): only read",
-        "Cut off": "50 tokens (20 %) of 1 rows, at max_length 64",
+        "Cut off": "50 tokens (20 %) of 1 row, at max_length 64",
         "Longest": "114 tokens (row 5), 40 tokens (row 2)",
         "End token": "learnt in 4 of 5 examples",
         "BOS": "once at the beginning of each",

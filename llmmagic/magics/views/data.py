@@ -119,7 +119,7 @@ def data_facts(inspected: DataInspected) -> Facts:
             "Masked",
             f"{count_text(inspected.masked_tokens)} tokens ({percent(inspected.masked_tokens, total)}): only read",
         ),
-        ("Cut off", f"{cut} of {report.truncated_rows:,} rows, at max_length {inspected.max_length:,}"),
+        ("Cut off", f"{cut} of {rows_text(report.truncated_rows)}, at max_length {inspected.max_length:,}"),
         ("Longest", longest),
         ("End token", f"learnt in {inspected.end_labelled:,} of {inspected.examples:,} examples"),
         ("BOS", bos if inspected.most_bos < 2 else f"up to {inspected.most_bos} times: doubled"),
@@ -132,6 +132,11 @@ def data_facts(inspected: DataInspected) -> Facts:
 def columns_text(report: DataReport) -> str:
     """What the columns were taken for: ``question/answer: question → prompt, answer → completion``."""
     return f"{report.format}: " + ", ".join(f"{column} → {part}" for column, part in report.columns.items())
+
+
+def rows_text(count: int) -> str:
+    """``1 row``, ``1,204 rows``."""
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def percent(part: int, whole: int) -> str:
