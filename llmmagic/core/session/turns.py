@@ -119,8 +119,10 @@ def next_prompt(
         generation: How the next reply will be sampled, as far as is known.
 
     Returns:
-        Token ids (T,); none while the conversation still fits into the window.
+        Token ids (T,); none while the conversation still fits into the window, or where messages are sent, not tokens.
     """
+    if isinstance(opened.engine, MessageEngine):
+        return ()
     talk = conversations.find(turn.conversation)
     window = conversations.window(talk, opened)
     try:
@@ -212,6 +214,13 @@ def _ask(
     return talk, window.plan(talk, reserve_tokens=reserve), user.id
 
 
+def _tokens_of(text: str, opened: OpenedEngine, turn: Turn, finished: GenerationFinished) -> int | None:
+    """Tokens of a reply: counted here, or else as the server has counted them. An estimate is not kept."""
+    if opened.template.exact:
+        return opened.template.count(text)
+    return finished.stats.completion_tokens if finished.stats.exact and turn.kind != "continue" else None
+
+
 def _finish(
     conversations: Conversations,
     opened: OpenedEngine,
@@ -224,11 +233,11 @@ def _finish(
         started.reply_id,
         content=text,
         finish_reason=finished.finish_reason,
-        token_count=opened.template.count(text),
+        token_count=_tokens_of(text, opened, turn, finished),
     )
     try:
         window = conversations.window(started.talk, opened).plan(started.talk, reserve_tokens=started.reserve).report
-    except ContextOverflowError:  # the reply filled the window to the brim: the last report is what is known
+    except LLMMagicError:  # the reply filled the window to the brim, or who counts is gone: the last report is known
         window = started.plan.report
     return ChatFinished(
         conversation=turn.conversation,

@@ -1,7 +1,7 @@
 """Which template counts a server's prompts: exactly, where its tokenizer can be had; else an estimate.
 
 Exact is, first of all, the tokenizer of the model itself, where its files are on this machine; then a server that tells
-its template and encodes texts for us (llama-server's ``/props`` and ``/tokenize``).
+its template and encodes texts for us (llama-server's ``/props`` and ``/tokenize``), or makes prompts for us (vLLM's).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from llmmagic.core.chat.template import ChatTemplate
 from llmmagic.core.engines.openai.client import ServerClient
 from llmmagic.core.engines.openai.errors import TryAgain
 from llmmagic.core.engines.openai.facts import ServerFacts
+from llmmagic.core.engines.openai.vllm import VllmEncoder, VllmTemplate
 from llmmagic.core.errors import ChatTemplateError, LLMMagicError
 from llmmagic.core.events import Choice
 
@@ -52,6 +53,8 @@ def choose_template(client: ServerClient, facts: ServerFacts) -> tuple[ChatTempl
         if folder is not None and (template := _from_folder(folder)) is not None:
             return template, Choice("token counts", "exact", f"the tokenizer of {name} is on this machine")
     if facts.kind == "llama.cpp" and (template := _from_llama_cpp(client, facts)) is not None:
+        return template, Choice("token counts", "exact", "the server counts with its own tokenizer")
+    if facts.kind == "vLLM" and (template := _from_vllm(client, facts)) is not None:
         return template, Choice("token counts", "exact", "the server counts with its own tokenizer")
     reason = "the tokenizer is not on this machine, and the server has no way to ask; corrected after each reply"
     return estimating_template(), Choice("token counts", "about", reason)
@@ -108,6 +111,20 @@ def _json(text: str | None) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+# --- vLLM --------------------------------------------------------------------------------------------------------
+
+
+def _from_vllm(client: ServerClient, facts: ServerFacts) -> ChatTemplate | None:
+    """What the server makes of messages, if that survives being text in between."""
+    encoder = VllmEncoder(client, facts.model)
+    template = VllmTemplate(encoder)
+    try:
+        ids = template.encode(_PROBE[1:])
+        return template if ids and tuple(ids) == encoder.encode_anew(template.render(_PROBE[1:])) else None
+    except LLMMagicError:  # started without these paths, or a proxy keeps them back
+        return None
 
 
 # --- llama-server ------------------------------------------------------------------------------------------------

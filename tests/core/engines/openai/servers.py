@@ -112,7 +112,7 @@ class Told:
         address: With ``/v1``.
         script: How the next replies go; the last one goes on for ever.
         models: What ``GET /v1/models`` lists.
-        paths: Answers for other paths.
+        paths: Answers for other paths: JSON, or a function of the request's body.
         requests: Path, headers and body of each request for a reply.
         client_left: Whether a client closed the connection on a server that hangs.
     """
@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         told = self.server.told
         if self.path in told.paths:
-            self.reply(200, json.dumps(told.paths[self.path]).encode(), {})
+            self.answer_path(told.paths[self.path], body)
             return
         if not self.path.startswith("/v1/"):
             self.reply(404, b'{"error": {"message": "not found"}}', {})
@@ -170,6 +170,14 @@ class Handler(BaseHTTPRequestHandler):
         told.requests.append((self.path, dict(self.headers), body))
         answer = told.script[0] if len(told.script) == 1 else told.script.popleft()
         answer(self)
+
+    def answer_path(self, answer: Any, body: dict[str, Any]) -> None:
+        try:
+            value = answer(body) if callable(answer) else answer
+        except ValueError as err:
+            self.reply(400, json.dumps({"error": {"message": str(err)}}).encode(), {})
+        else:
+            self.reply(200, json.dumps(value).encode(), {})
 
     def reply(self, status: int, text: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -106,9 +106,10 @@ class ModelControl(ChatBase):
             case Notice():
                 self.say(event.text, warning=event.level == "warning")
             case LoadFinished():
+                counter = None if event.info.server is not None else self.backend.session.token_counter()
                 for pane in self.panes:
                     pane.greet()
-                    pane.transcript.set_counter(self.backend.session.token_counter())
+                    pane.transcript.set_counter(counter)
                 self.status.update(
                     activity="ready",
                     detail="",

@@ -114,11 +114,12 @@ class Transcript(DrawnMessages, can_focus=True):
             self._place_rule()
             self._settle()
 
-    def set_counter(self, count_tokens: Counter) -> None:
+    def set_counter(self, count_tokens: Counter | None) -> None:
         """Show lengths in tokens.
 
         Args:
-            count_tokens: Of the model that is loaded; another function for another model.
+            count_tokens: Of the model that is loaded; another function for another model. ``None`` where asking takes
+                longer than drawing may: lengths are then in words.
         """
         self._count_tokens = count_tokens
         self._settle()
