@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib.util
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -193,10 +194,32 @@ def make_trainer_config(
     quiet = {"logging_steps": 1, "logging_nan_inf_filter": False, "save_strategy": "no", "report_to": "none"}
     settings = _renamed({**quiet, **settings}, known)
     ours = {"disable_tqdm": True, "log_level": "error", "remove_unused_columns": True, **(fixed or {})}
+    _check_reports(settings["report_to"])
     try:
         return cls(**{**settings, **ours})
     except (ValueError, TypeError, ImportError) as err:
         raise ConfigError(f"These training settings do not go together: {_first_line(err)}") from err
+
+
+def _check_reports(report_to: str | Sequence[str] | None) -> None:
+    """Transformers looks for the package of a tracker only when the trainer is built, after everything else.
+
+    Raises:
+        ConfigError: A tracker that transformers does not know, or that is not installed.
+    """
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in [report_to] if isinstance(report_to, str) else report_to or ():
+        if name in ("none", "all"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = (*INTEGRATION_TO_CALLBACK, "none", "all")
+            hint = did_you_mean(name, known) or f"Known: {', '.join(known)}."
+            raise ConfigError(f"report_to cannot be {name!r}.", hint=hint)
+        if not any(importlib.util.find_spec(package) for package in (name, f"{name}X")):
+            raise ConfigError(
+                f"report_to: {name} needs the package {name}, which is not installed.", hint=f"%pip install {name}"
+            )
 
 
 def make_sft_config(given: Mapping[str, Any], base: Mapping[str, Any], compute: Compute) -> SFTConfig:
