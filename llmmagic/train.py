@@ -13,10 +13,10 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import assert_never
 
@@ -38,7 +38,11 @@ from llmmagic.core.events import (
 )
 from llmmagic.core.operation import CancelledOperation, CancelToken
 from llmmagic.core.sanitize import one_line, strip_controls
+from llmmagic.core.training.channel import Writer
 from llmmagic.core.training.runfile import RunFile, read_run_file
+
+if TYPE_CHECKING:
+    from llmmagic.core.training.sources import DataSource
 
 STOPPED = 130  # what a shell reports for a program that Ctrl+C ended
 
@@ -56,32 +60,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="YAML file: model, data, and any setting of the training")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")
     parser.add_argument("--dry-run", action="store_true", help="stop before the first step")
+    parser.add_argument("--channel", type=Path, metavar="FOLDER", help="for programs: tell events there, and heed stop")
     arguments = parser.parse_args(argv)
     cancel = CancelToken()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: cancel.request(force=cancel.requested))
+    channel = None if arguments.channel is None else Writer(arguments.channel, cancel)
     try:
         run = read_run_file(arguments.run)
         if arguments.resume:
             run = replace(run, train=replace(run.train, resume=True))
-        finished = _train(run, dry_run=arguments.dry_run, cancel=cancel)
+        finished = _train(run, dry_run=arguments.dry_run, channel=channel, cancel=cancel)
     except CancelledOperation:
         return STOPPED
     except LLMMagicError as err:
+        if channel is not None:
+            channel.error(err)
         sys.stderr.write(f"error: {strip_controls(str(err))}\n")
         return 1
     return STOPPED if isinstance(finished, TrainFinished) and finished.reason == "cancelled" else 0
 
 
-def _train(run: RunFile, *, dry_run: bool, cancel: CancelToken) -> TrainFinished | TrainStarted:
+def _train(run: RunFile, *, dry_run: bool, channel: Writer | None, cancel: CancelToken) -> TrainFinished | TrainStarted:
     from llmmagic.core.models.load import load_model, prepare
     from llmmagic.core.training.run import train
 
-    tell = _tell if int(os.environ.get("RANK", "0")) == 0 else _say_nothing
+    tell = _say_nothing
+    if int(os.environ.get("RANK", "0")) == 0:
+        tell = _tell if channel is None else channel.event
     loaded = load_model(prepare(_on_this_device(run), emit=tell, cancel=cancel), emit=tell, cancel=cancel)
-    last = train(loaded, run.data, run.train, eval_source=run.eval_data, dry_run=dry_run, emit=tell, cancel=cancel)
+    data = _rows(run.data, run, tell)
+    eval_data = None if run.eval_data is None else _rows(run.eval_data, run, tell)
+    last = train(loaded, data, run.train, eval_source=eval_data, dry_run=dry_run, emit=tell, cancel=cancel)
     tell(last)
     return last
+
+
+def _rows(source: str, run: RunFile, tell: Callable[[Notice], None]) -> DataSource:
+    """A source as it is; for what was collected in chats, its rows."""
+    from llmmagic.core.chat.store import ConversationStore
+    from llmmagic.core.training.collected import collect, is_collected
+
+    if not is_collected(source):
+        return source
+    with ConversationStore() as store:
+        return collect(source, run.train.method, store, {}, tell)
 
 
 def _on_this_device(run: RunFile) -> Any:

@@ -145,23 +145,40 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
         self.front_end.say(f"Unloaded {info.model_id}.")
 
     @magic_arguments()
-    @argument("folder", metavar="FOLDER", help="Where to save it; made if it is not there.")
+    @argument(
+        "path",
+        metavar="PATH",
+        nargs="?",
+        help="Where to save it: a folder, or a .gguf file; named after the adapter if not given.",
+    )
+    @argument(
+        "--format",
+        metavar="FORMAT",
+        default="adapter",
+        help="adapter (default): the LoRA adapter alone. merged: a whole model, the adapter merged in. gguf: the same "
+        "as one file for llama.cpp, LM Studio and Ollama, with a Modelfile beside it.",
+    )
+    @argument(
+        "--gguf-type", metavar="TYPE", default="auto", help="Of the GGUF file: q8_0 (default), q4_0, f16, bf16 or f32."
+    )
     @argument("--name", metavar="NAME", help="Which adapter; the active one if not given.")
     @no_var_expand
     @line_magic
     @one_line_errors
     def llm_save(self, line: str) -> None:
-        """Save the adapter that was trained.
+        """Save what was trained: the adapter, a whole model, or a GGUF file.
 
-        It can be loaded again with ``%llm_load FOLDER``, or by any program that reads PEFT adapters.
+        It can be loaded again with ``%llm_load PATH``, and by other programs.
 
         Examples::
 
             %llm_save my-adapter
+            %llm_save my-model --format merged
+            %llm_save my-model.gguf --format gguf
         """
-        settings = parse_line(self.llm_save, line)
-        folder = self.session.save_adapter(settings.folder, name=settings.name)
-        self.front_end.say(f"Saved the adapter to {folder}. Load it again with %llm_load {folder}")
+        from llmmagic.magics.saving import save
+
+        save(self.session, self.front_end, parse_line(self.llm_save, line))
 
     @no_var_expand
     @line_magic
@@ -250,6 +267,13 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
         help="Go on from the last checkpoint of the run of this name that was stopped or died.",
     )
     @argument(
+        "--processes",
+        metavar="N",
+        type=int,
+        default=1,
+        help="Train in N processes, started through accelerate: each takes a GPU of its own where there are any.",
+    )
+    @argument(
         "--save",
         metavar="FILE",
         help="Write line and body as a run file for python -m llmmagic.train, and do not train.",
@@ -329,8 +353,8 @@ class LLMMagics(Magics):  # type: ignore[misc]  # IPython is not typed here
         "--engine",
         metavar="ENGINE",
         default="auto",
-        help="Who answers: llama.cpp converts what is loaded and trained, once, and is many times faster on a CPU; auto "
-        "(default): the one that it was loaded with.",
+        help="Who answers: llama.cpp converts what is loaded and trained, once, and is many times faster on a CPU; "
+        "auto (default): the one that it was loaded with.",
     )
     @argument("--no-stream", action="store_true", help="Show the reply when it is complete.")
     @argument("--raw", action="store_true", help="Show the text as the model wrote it, not rendered Markdown.")

@@ -56,7 +56,9 @@ def train(
     for notice in (note, eval_note):
         if isinstance(notice, Notice):
             view.on(notice)
-    operation = session.train(source, config, eval_data=eval_source, dry_run=settings.dry_run)
+    operation = session.train(
+        source, config, eval_data=eval_source, dry_run=settings.dry_run, processes=settings.processes
+    )
     # What a dry run has found out about the data is shown, also if training on it would be refused.
     follow(
         operation,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 from llmmagic.core import errors
 from llmmagic.core.config import GenerationConfig, LoadConfig
@@ -20,15 +20,22 @@ from llmmagic.core.engines.base import Capabilities
 from llmmagic.core.errors import EngineError, LLMMagicError
 from llmmagic.core.events import (
     Choice,
+    DataReport,
+    Finding,
     GenerationFinished,
     GenerationStats,
+    LoadFinished,
     LoadProgress,
+    MemoryEstimate,
     ModelInfo,
     Notice,
     Parity,
     PrefillProgress,
+    RowView,
     TextDelta,
     TokenLogprobs,
+    TokenPiece,
+    TrainEvent,
 )
 
 Message = dict[str, Any]
@@ -36,19 +43,26 @@ Message = dict[str, Any]
 _CLASSES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
+        *get_args(TrainEvent),  # from a training in other processes
         Capabilities,
         Choice,
+        DataReport,
+        Finding,
         GenerationConfig,
         GenerationFinished,
         GenerationStats,
         LoadConfig,
+        LoadFinished,
         LoadProgress,
+        MemoryEstimate,
         ModelInfo,
         Notice,
         Parity,
         PrefillProgress,
+        RowView,
         TextDelta,
         TokenLogprobs,
+        TokenPiece,
     )
 }
 _CLASS = "$"

@@ -36,6 +36,7 @@ class TrainingOperations(SessionBase):
         *,
         eval_data: DataSource | None = None,
         dry_run: bool = False,
+        processes: int = 1,
         **settings: Any,
     ) -> Operation[TrainEvent]:
         """Train an adapter on the loaded model; afterwards the session chats with it.
@@ -45,6 +46,7 @@ class TrainingOperations(SessionBase):
             config: What to train and how.
             eval_data: Held-out rows; the loss on them is taken before and after.
             dry_run: Do everything up to the first step, and no step.
+            processes: Train in so many processes of their own, each with a GPU of its own where there are any.
             **settings: Fields of `TrainConfig`, when no ``config`` is given.
 
         Returns:
@@ -60,6 +62,8 @@ class TrainingOperations(SessionBase):
         """
         if config is not None and settings:
             raise ConfigError("Settings come without a config, or inside it, not beside it.")
+        if processes < 1:
+            raise ConfigError(f"processes must be 1 or more, got {processes!r}.")
         chosen: TrainConfig = config or replace_known(TrainConfig, settings)
         loaded = self._require_loaded("Training")
 
@@ -72,6 +76,19 @@ class TrainingOperations(SessionBase):
             source = self._rows(data, chosen.method, emit)
             held_out = None if eval_data is None else self._rows(eval_data, chosen.method, emit)
             try:
+                if processes > 1:
+                    from llmmagic.core.training.launch import train_in_processes
+
+                    return train_in_processes(
+                        loaded,
+                        source,
+                        chosen,
+                        processes,
+                        eval_source=held_out,
+                        dry_run=dry_run,
+                        emit=emit,
+                        cancel=cancel,
+                    )
                 return train(
                     loaded,
                     source,

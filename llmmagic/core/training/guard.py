@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmmagic.core.operation import CancelledOperation, CancelToken
+
 if TYPE_CHECKING:
     from llmmagic.core.models.loaded import LoadedModel
 
@@ -103,3 +105,23 @@ def is_out_of_memory(err: BaseException) -> bool:
     """Whether an error says that memory has run out; on the CPU torch says so only in the text."""
     text: Any = str(err)
     return isinstance(err, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text
+
+
+@contextmanager
+def stops_inside(model: torch.nn.Module, cancel: CancelToken) -> Iterator[None]:
+    """Let a forced cancel leave a step in the middle, between two layers of the forward pass.
+
+    The optimizer is never interrupted, so the weights stay those of the last whole step.
+    """
+
+    def leave(module: torch.nn.Module, args: Any) -> None:
+        if cancel.forced:
+            raise CancelledOperation
+
+    layers = [layer for part in model.modules() if isinstance(part, torch.nn.ModuleList) for layer in part]
+    hooks = [layer.register_forward_pre_hook(leave) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

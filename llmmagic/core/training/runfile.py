@@ -38,7 +38,6 @@ _TRAIN_KEYS = (
     "sample_steps",
     "sample_tokens",
 )
-_WRITTEN_LOAD_KEYS = ("quantization", "dtype", "revision", "max_context", "trust_remote_code")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +175,7 @@ def write_run_file(path: Path, run: RunFile) -> Path:
             )
     defaults = LoadConfig(model_id=run.load.model_id)
     body: dict[str, Any] = {"model": run.load.model_id}
-    body |= {
-        key: getattr(run.load, key) for key in _WRITTEN_LOAD_KEYS if getattr(run.load, key) != getattr(defaults, key)
-    }
+    body |= {key: getattr(run.load, key) for key in _LOAD_KEYS if getattr(run.load, key) != getattr(defaults, key)}
     body["data"] = run.data
     if run.eval_data is not None:
         body["eval_data"] = run.eval_data

@@ -21,6 +21,7 @@ from llmmagic.core.events import Notice, TrainEvent, TrainStep
 from llmmagic.core.models.memory import device_memory_bytes, process_memory_bytes
 from llmmagic.core.operation import CancelledOperation, CancelToken
 from llmmagic.core.training.checkpoints import Checkpoints, step_of
+from llmmagic.core.training.guard import stops_inside
 
 if TYPE_CHECKING:
     import datasets
@@ -193,7 +194,7 @@ class Reporting(transformers.Trainer):  # type: ignore[misc] # transformers is n
             self._load_from_checkpoint(str(checkpoint))
             self.progress.steps = step_of(checkpoint)
             return True
-        with _stops_inside(self.model, self._wiring.cancel):
+        with stops_inside(self.model, self._wiring.cancel):
             try:
                 self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             except CancelledOperation:
@@ -332,23 +333,3 @@ def _agree(args: Any, stop: bool, save: bool) -> tuple[bool, bool]:
     wishes = torch.tensor([stop, save], dtype=torch.int32, device=args.device)
     torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
     return bool(wishes[0]), bool(wishes[1])
-
-
-@contextmanager
-def _stops_inside(model: torch.nn.Module, cancel: CancelToken) -> Iterator[None]:
-    """Let a forced cancel leave a step in the middle, between two layers of the forward pass.
-
-    The optimizer is never interrupted, so the weights stay those of the last whole step.
-    """
-
-    def leave(module: torch.nn.Module, args: Any) -> None:
-        if cancel.forced:
-            raise CancelledOperation
-
-    layers = [layer for part in model.modules() if isinstance(part, torch.nn.ModuleList) for layer in part]
-    hooks = [layer.register_forward_pre_hook(leave) for layer in layers]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -71,13 +71,13 @@ def test_each_method_takes_what_it_can_use(store: ConversationStore) -> None:
 
 def test_without_feedback_it_says_how_to_make_some(store: ConversationStore) -> None:
     talk("Why?", "Because.", store)
-    with pytest.raises(DataNotFoundError, match="no feedback that dpo can learn from.*Prefer one reply to another"):
+    with pytest.raises(DataNotFoundError, match=r"no feedback that dpo can learn from.*Prefer one reply to another"):
         collect("feedback", "dpo", store, {}, lambda notice: None)
     rated = talk("Who?", "I.", store)
     rated.rate(rated.path()[-1].id, 1)
-    with pytest.raises(DataNotFoundError, match="1 rated, with no other reply.*The method kto could use what there is"):
+    with pytest.raises(DataNotFoundError, match=r"1 rated, with no other reply.*The method kto could use"):
         collect("feedback", "dpo", store, {}, lambda notice: None)
-    with pytest.raises(DataNotFoundError, match="no feedback that kto can learn from"):
+    with pytest.raises(DataNotFoundError, match=r"no feedback that kto can learn from"):
         collect("feedback", "kto", None, {}, lambda notice: None)
 
 
@@ -94,7 +94,7 @@ def test_conversations_are_chosen_by_name_title_id_or_as_the_last(store: Convers
     assert asked("conversations:last") == ["How?"]
     assert asked("conversations:mine") == ["How?"]
     assert len(asked("conversations")) == 7
-    with pytest.raises(DataNotFoundError, match="There is no conversation 'Place'. Did you mean 'Places'"):
+    with pytest.raises(DataNotFoundError, match=r"There is no conversation 'Place'. Did you mean 'Places'"):
         asked("conversations:Place")
     with pytest.raises(ConfigError, match=r"hold no preferences for dpo\. Use --data feedback"):
         collect("conversations", "dpo", store, {}, lambda notice: None)

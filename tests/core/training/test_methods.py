@@ -160,7 +160,7 @@ def test_a_new_model_of_a_given_config_takes_the_place_of_the_loaded_one(
     model, info = tiny.model, tiny.info
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = {"model_type": "llama", "num_key_value_heads": 2, "max_position_embeddings": 64, **sizes}
-    with pytest.raises(ConfigError, match="A llama has no setting 'hidden_sise'. Did you mean 'hidden_size'"):
+    with pytest.raises(ConfigError, match=r"A llama has no setting 'hidden_sise'. Did you mean 'hidden_size'"):
         run(tiny, events, "pretrain", [TEXT], model_config={**config, "hidden_sise": 3})
     assert tiny.model is model
     assert tiny.info is info

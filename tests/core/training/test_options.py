@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from llmmagic.core.errors import ConfigError
-from llmmagic.core.training.options import OWNED, OWNED_LORA, Compute, make_lora_config, make_sft_config
+from llmmagic.core.training.options import Compute, make_lora_config, make_sft_config
+from llmmagic.core.training.owned import OWNED, OWNED_LORA
 from llmmagic.core.training.recipes import RECIPES
 
 CPU = Compute("cpu", "float32")

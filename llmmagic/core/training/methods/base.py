@@ -12,7 +12,7 @@ from llmmagic.core.config import MethodName, TrainConfig
 from llmmagic.core.events import DataReport, Finding, TrainEvent
 from llmmagic.core.operation import CancelToken
 from llmmagic.core.training.census import FINDINGS
-from llmmagic.core.training.options import OWNED
+from llmmagic.core.training.owned import OWNED
 
 if TYPE_CHECKING:
     import datasets

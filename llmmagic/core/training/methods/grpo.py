@@ -21,7 +21,7 @@ from llmmagic.core.training.methods.layouts import find_columns, prompt_of
 from llmmagic.core.training.methods.preference import maker_for, mean, tell_findings, understood
 from llmmagic.core.training.methods.rewards import Reward, make_rewards, probe
 from llmmagic.core.training.methods.rows import RowCount, RowData, finding
-from llmmagic.core.training.options import OWNED
+from llmmagic.core.training.owned import OWNED
 from llmmagic.core.training.sources import read_table
 
 if TYPE_CHECKING:

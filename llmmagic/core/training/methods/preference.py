@@ -13,7 +13,7 @@ from llmmagic.core.training.examples import MASKED, ExampleMaker, make_examples_
 from llmmagic.core.training.formats import EmptyRowError
 from llmmagic.core.training.methods.base import DataRequest, Emit
 from llmmagic.core.training.methods.rows import RowCount, RowData
-from llmmagic.core.training.options import OWNED
+from llmmagic.core.training.owned import OWNED
 from llmmagic.core.training.sources import Table
 
 if TYPE_CHECKING:
