@@ -172,6 +172,32 @@ class LoadFinished:
     duration_s: float
 
 
+# --- save --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SaveFinished:
+    """What was asked for is on the disk.
+
+    Attributes:
+        path: The folder, or the GGUF file.
+        format: ``"adapter"``, ``"merged"`` or ``"gguf"``.
+        size_bytes: Of the weights.
+        kind: What they are in: ``"float16"``, ``"q8_0"``.
+        adapter: The adapter that is saved or merged in, if any.
+        modelfile: For Ollama, beside a GGUF file.
+        parity: Of a GGUF file: how near it is to the original.
+    """
+
+    path: str
+    format: str
+    size_bytes: int
+    kind: str
+    adapter: str | None = None
+    modelfile: str | None = None
+    parity: Parity | None = None
+
+
 # --- generate and chat -------------------------------------------------------------------------------------------
 
 
@@ -703,12 +729,13 @@ class TasksFinished:
 DataEvent: TypeAlias = Union[Notice, Cancelled, PrepareProgress, DataInspected]
 EvalEvent: TypeAlias = Union[Notice, Cancelled, PrepareProgress, EvalFinished, TasksFinished]
 LoadEvent: TypeAlias = Union[LoadProgress, Notice, Cancelled, LoadFinished]
+SaveEvent: TypeAlias = Union[LoadProgress, Notice, Cancelled, SaveFinished]
 EngineEvent: TypeAlias = Union[Notice, PrefillProgress, TextDelta, GenerationFinished]
 ChatEvent: TypeAlias = Union[Notice, ChatStarted, PrefillProgress, TextDelta, ChatFinished]
 TrainEvent: TypeAlias = Union[
     Notice, Cancelled, PrepareProgress, DataInspected, TrainStarted, TrainStep, TrainEval, TrainSample, TrainFinished
 ]
-Event: TypeAlias = Union[LoadEvent, EngineEvent, ChatEvent, TrainEvent, EvalEvent, DataEvent]
+Event: TypeAlias = Union[LoadEvent, SaveEvent, EngineEvent, ChatEvent, TrainEvent, EvalEvent, DataEvent]
 
 
 @dataclass(frozen=True, slots=True)

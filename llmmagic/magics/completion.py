@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
-from llmmagic.core.config import DenseCopy, DType, EngineName, GGUFType, MethodName, Quantization, Recipe
+from llmmagic.core.config import DenseCopy, DType, EngineName, GGUFType, MethodName, Quantization, Recipe, SaveFormat
 from llmmagic.magics import candidates
 from llmmagic.magics.arguments import options_of
 
@@ -19,6 +19,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "dtype": get_args(DType),
     "engine": get_args(EngineName),
     "gguf_type": get_args(GGUFType),
+    "format": get_args(SaveFormat),
     "dense_copy": get_args(DenseCopy),
     "recipe": get_args(Recipe),
     "method": get_args(MethodName),

@@ -269,7 +269,7 @@ def test_before_anything_is_loaded(trained: InteractiveShell, folder: Path, caps
     for cell, doing in (
         ("%llm_chat hi", "Chatting"),
         ("%%llm_train med --data good.jsonl\nmax_steps: 1", "Training"),
-        ("%llm_save folder", "Saving an adapter"),
+        ("%llm_save folder", "Saving a model"),
     ):
         assert not trained.run_cell(cell).success
         assert capsys.readouterr().out == f"ModelNotLoadedError: {doing} {hint}\n"

@@ -213,7 +213,9 @@ def test_columns_of_any_name_are_mapped_and_findings_allowed(chatting: Interacti
         ("%%llm_train med --data rows\njust words", "ConfigError", "key: value"),
         ("%%llm_train med --data rows --recipe tutoral\nmax_steps: 1", "ConfigError", "'tutorial'"),
         ("%%llm_train my/name --data rows\nmax_steps: 1", "ConfigError", "my/name"),
-        ("%llm_save", "MagicUsageError", "FOLDER"),
+        ("%llm_save", "AdapterError", "There is no adapter to save"),
+        ("%llm_save x --format onnx", "ConfigError", "format must be one of adapter, merged, gguf"),
+        ("%llm_save x --gguf-type q4_0", "ConfigError", "gguf_type is for the format gguf"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(

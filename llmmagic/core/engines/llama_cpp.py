@@ -32,6 +32,7 @@ from llmmagic.core.operation import CancelToken
 # The order of `llmmagic.core.engines.sampling`, so that settings mean the same.
 _SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
 _POLL_S = 0.1
+_CERTAIN = 1e4  # added to a logit: no other token is sampled
 _SEEDS = 2**32 - 1  # llama.cpp takes 32 bits, and the highest number as "any"
 
 
@@ -165,8 +166,11 @@ class LlamaCppEngine(Engine):
         """
         check_prompt(prompt_ids, vocab_size=self._vocab_size, context_window=self._context_window)
         config = GenerationConfig(max_new_tokens=1, temperature=0, repetition_penalty=1)
-        # Not as a stream: that says nothing of a token that is only a part of a character.
-        request = {**self._request(prompt_ids, config, 1), "n_probs": count, "stream": False}
+        # What is told are the model's own probabilities, whatever is sampled. So a plain letter is: nothing is told of
+        # a token that only begins a character.
+        letter = [[self._template.encoder.encode("a")[-1], _CERTAIN]]
+        asked = {"n_probs": count, "stream": False, "logit_bias": letter}
+        request = {**self._request(prompt_ids, config, 1), **asked}
         (answer,) = self._stream(request, CancelToken())
         (told,) = answer["choices"][0]["logprobs"]["content"]
         return [(item["id"], item["logprob"]) for item in told["top_logprobs"]]

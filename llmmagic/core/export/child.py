@@ -39,8 +39,8 @@ class Job:
         trust_remote_code: Whether the model's own code may run.
         dtype: What the weights are loaded and merged in; ``None`` does not load them: they are converted as they are.
         reference: Take what the model says about the held-out texts.
-        merged: Where merged weights go.
-        save_dtype: What merged weights are rounded to; ``None`` leaves them in ``dtype``.
+        merged: Where the weights go as a Transformers folder, the adapter merged in; what is converted is then that.
+        save_dtype: What they are rounded to for it; ``None`` leaves them in ``dtype``.
         gguf: The GGUF file to write, if any.
         outtype: Its type, as the converter calls it.
     """

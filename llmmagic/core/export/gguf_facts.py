@@ -22,6 +22,8 @@ class GGUFFacts:
     quantization: str
     context_length: int
     size_bytes: int
+    adds_bos: bool = False
+    """Whether a program that tokenises by this file puts a first token before every prompt."""
 
 
 def read_facts(file: Path) -> GGUFFacts:
@@ -56,9 +58,17 @@ def read_facts(file: Path) -> GGUFFacts:
             quantization=weights.most_common(1)[0][0],
             context_length=int(_value(reader, f"{architecture}.context_length")),
             size_bytes=file.stat().st_size,
+            adds_bos=_adds_bos(reader),
         )
     except (OSError, ValueError, IndexError, KeyError, OverflowError, StopIteration) as err:
         raise ModelLoadError(f"The GGUF file {str(file)!r} cannot be read.", hint="Download it again.") from err
+
+
+def _adds_bos(reader: Any) -> bool:
+    field = reader.get_field("tokenizer.ggml.add_bos_token")
+    if field is not None:
+        return bool(field.contents())
+    return bool(_value(reader, "tokenizer.ggml.model") == "llama")  # SentencePiece: llama.cpp's own default
 
 
 def _value(reader: Any, key: str) -> Any:

@@ -21,6 +21,7 @@ from typing import Any
 from llmmagic.core.config import LoadConfig
 from llmmagic.core.errors import LLMMagicError
 from llmmagic.core.events import LoadEvent, LoadProgress, LoadStage
+from llmmagic.core.models.entries import MANIFEST
 from llmmagic.core.models.loaded import LoadedModel
 from llmmagic.core.operation import CancelToken
 
@@ -71,7 +72,7 @@ def _work(job: Job, tell: Tell) -> dict[str, Any]:
         loaded = _load(job, emit)
         if job["reference"]:
             result["reference"] = _reference(loaded)
-        if job["adapter"] is not None:
+        if job["merged"] is not None:
             folder = _save_merged(loaded, folder, Path(job["merged"]), job["save_dtype"], emit)
         del loaded
         gc.collect()
@@ -141,6 +142,7 @@ def _save_merged(
     with library_bars(stage, emit=emit, cancel=CancelToken()):
         loaded.model.save_pretrained(target)
     for file in base.iterdir():
-        if file.is_file() and not file.name.endswith(_WEIGHT_SUFFIXES) and not (target / file.name).exists():
+        ours = file.name == MANIFEST or file.name.endswith(_WEIGHT_SUFFIXES)
+        if file.is_file() and not ours and not (target / file.name).exists():
             shutil.copyfile(file, target / file.name)
     return target

@@ -6,12 +6,13 @@ from llmmagic.core.errors import LLMMagicError
 from llmmagic.core.events import SessionStatus
 from llmmagic.core.session.chatting import ChatOperations
 from llmmagic.core.session.models import ModelOperations
+from llmmagic.core.session.saving import SavingOperations
 from llmmagic.core.session.training import TrainingOperations
 
 _CLOSE_S = 30.0
 
 
-class Session(ModelOperations, TrainingOperations, ChatOperations):
+class Session(ModelOperations, TrainingOperations, ChatOperations, SavingOperations):
     """A model, its adapters and the conversations with it.
 
     One operation runs at a time. Each long one is an `Operation`: an iterator of events, with ``.wait()`` for the last.
