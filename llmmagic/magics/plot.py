@@ -38,8 +38,8 @@ def curve_png(curve: Curve) -> bytes:
     axes.plot(*zip(*curve.train, strict=True), color=TRAIN_COLOUR, linewidth=1.6, label="training loss")
     if curve.held_out:
         steps, losses = zip(*curve.held_out, strict=True)
-        style = {"color": HELD_OUT_COLOUR, "linewidth": 1.6, "markersize": 4.5, "clip_on": False}
-        axes.plot(steps, losses, "o--", label="held-out loss", **style)
+        (line,) = axes.plot(steps, losses, "o--", color=HELD_OUT_COLOUR, linewidth=1.6, markersize=4.5)
+        line.set(label="held-out loss", clip_on=False)
     axes.set_xlim(0, max(curve.total_steps, 1))
     axes.set_xlabel("step", color=_GREY)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
