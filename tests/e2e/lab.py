@@ -134,8 +134,22 @@ def run_browser() -> Iterator[Any]:
 class NotebookPage:
     """An open notebook."""
 
-    def __init__(self, browser: Any, lab: Lab, name: str) -> None:
+    def __init__(self, browser: Any, lab: Lab, name: str, *, kernel: bool = True) -> None:
+        """Open a notebook.
+
+        Args:
+            browser: Where.
+            lab: The server.
+            name: Of the file.
+            kernel: Whether it gets a kernel, as it does unless JupyterLab is told otherwise.
+        """
         self.page = browser.new_page(viewport={"width": 1200, "height": 1400})
+        self.failures: list[str] = []
+        self.page.on("pageerror", lambda error: self.failures.append(str(error)))
+        if not kernel:
+            self.page.route(
+                "**/api/sessions*", lambda route: route.abort() if route.request.method == "POST" else route.continue_()
+            )
         self.page.goto(lab.address(name))
         self.page.wait_for_selector(".jp-Notebook", timeout=_START_S * 1000)
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=_START_S * 1000)
@@ -163,6 +177,23 @@ class NotebookPage:
         """The output area of a cell, counted from 0."""
         return self.page.locator(".jp-CodeCell").nth(cell).locator(".jp-OutputArea-output")
 
+    def run_cell(self, cell: int) -> None:
+        """Run one cell, counted from 0."""
+        self.page.locator(".jp-CodeCell").nth(cell).locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Control+Enter")
+
+    def restart_and_run_all(self) -> None:
+        """The ▶▶ button, and yes; what was shown before has gone then."""
+        old = self.page.locator(".jp-OutputArea-output").last.element_handle()
+        self.page.locator('.jp-NotebookPanel-toolbar [data-jp-item-name="restart-and-run"]').click()
+        self.page.locator(".jp-Dialog .jp-mod-accept").click()
+        self.page.wait_for_function("node => !node.isConnected", arg=old, timeout=_START_S * 1000)
+
+    def picture(self, path: Path) -> None:
+        """A picture of what is on screen."""
+        self.page.wait_for_timeout(300)
+        self.page.screenshot(path=path)
+
     def screenshot(self, path: Path) -> None:
         """A picture of the whole notebook."""
         self.page.set_viewport_size({"width": 1200, "height": 2400})
@@ -174,3 +205,60 @@ class NotebookPage:
         """Ctrl+S."""
         self.page.locator('.jp-NotebookPanel-toolbar [data-jp-item-name="save"]').click()
         self.page.wait_for_timeout(1500)
+
+
+class Panel:
+    """A chat panel in an open notebook."""
+
+    def __init__(self, notebook: NotebookPage, number: int) -> None:
+        self.page = notebook.page
+        self.root = notebook.page.locator(".llmmagic-panel").nth(number)
+        self.messages = self.root.locator(".log > article")
+        self.input = self.root.locator(".composer textarea")
+        self.state = self.root.locator(":scope > .state")
+
+    def ready(self) -> None:
+        """Wait until something can be sent."""
+        self.root.locator(".composer .main:not(.stop):not([disabled])").wait_for(timeout=_CELLS_S * 1000)
+
+    def draft(self, text: str) -> None:
+        """Write something, and wait until it is counted."""
+        self.input.fill(text)
+        self.root.locator(".figures", has_text="draft").wait_for()
+        self.page.wait_for_timeout(400)  # a count of what was there before may have been under way
+
+    def press_send(self) -> None:
+        """The button."""
+        self.root.locator(".composer .main").click()
+
+    def send(self) -> None:
+        """Send the draft and wait for the end of the reply."""
+        count = self.messages.count()
+        self.press_send()
+        self.messages.nth(count + 1).wait_for(state="attached", timeout=_CELLS_S * 1000)
+        self.ready()
+
+    def say(self, text: str) -> None:
+        """Write, send, wait."""
+        self.draft(text)
+        self.send()
+
+    def too_wide(self) -> list[str]:
+        """What stands out of the panel at its right."""
+        found: list[str] = self.root.evaluate(
+            """(panel) => {
+              const right = panel.getBoundingClientRect().right + 1;
+              const inside = (node) => node.closest("pre, table, .bar");
+              return [...panel.querySelectorAll("*")]
+                .filter((node) => node.getBoundingClientRect().right > right && !inside(node))
+                .map((node) => node.className || node.tagName);
+            }"""
+        )
+        return found
+
+
+def pictures_folder(factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go: ``LLMMAGIC_SCREENSHOTS``, if someone wants to look at them."""
+    folder = Path(os.environ.get("LLMMAGIC_SCREENSHOTS") or factory.mktemp("pictures"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

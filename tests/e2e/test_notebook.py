@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from tests.e2e.lab import Lab, NotebookPage, run_browser, run_lab, write_notebook
+from tests.e2e.lab import Lab, NotebookPage, pictures_folder, run_browser, run_lab, write_notebook
 from tests.magics.conftest import ROWS
 from tests.magics.test_safety import ATTACKS
 
@@ -58,10 +57,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the screenshots go: ``LLMMAGIC_SCREENSHOTS``, if someone wants to look at them."""
-    folder = Path(os.environ.get("LLMMAGIC_SCREENSHOTS") or tmp_path_factory.mktemp("pictures"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return pictures_folder(tmp_path_factory)
 
 
 def test_run_all_save_and_open_again(browser: Any, lab: Lab, pictures: Path) -> None:
@@ -73,6 +69,7 @@ def test_run_all_save_and_open_again(browser: Any, lab: Lab, pictures: Path) -> 
     assert "med: 40 steps in" in training.inner_text()
     assert training.locator("img").evaluate("image => image.naturalWidth") > 100, "the loss curve"
     assert notebook.output(3).locator(".jupyter-widgets").count() == 0
+    assert training.locator('[role="progressbar"]').count() == 0, "what is live has gone"
     assert "tokens/s · first token after" in notebook.output(4).inner_text()
     assert notebook.output(7).inner_text().startswith("ModelNotFoundError: 'no-such-model'")
     name, value = training.locator("td").nth(0).bounding_box(), training.locator("td").nth(1).bounding_box()
@@ -123,6 +120,16 @@ def test_the_stop_button_stops_training_and_keeps_the_adapter(browser: Any, lab:
     assert "adapter kept" in shown
     assert bar.count() in (0, 1)
     assert (lab.folder / "cut" / "adapter_config.json").exists()
+
+    # Once more, and the browser is closed while it runs: opened again, the notebook shows how it ended.
+    notebook.run_cell(3)
+    bar.wait_for(timeout=60_000)
+    notebook.save()
+    notebook.page.reload()
+    notebook.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    notebook.page.wait_for_timeout(3000)
+    notebook.interrupt()
+    notebook.output(3).get_by_text("stopped at step").wait_for(timeout=60_000)
     notebook.page.close()
 
 

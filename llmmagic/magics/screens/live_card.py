@@ -17,7 +17,11 @@ export default {
     return () => {
       model.off("change:value", draw);
       // The static card has taken its place, in this browser at least: the widget is not needed any more.
-      if (model.get("final")) model.send("replaced");
+      try {
+        if (model.get("final")) model.send("replaced");
+      } catch {
+        // the kernel has gone before
+      }
     };
   },
 };

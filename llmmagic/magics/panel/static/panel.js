@@ -23,7 +23,11 @@ class Panel {
   }
 
   close() {
-    this.model.send({ v: VERSION, ref: 0, type: "bye" });
+    try {
+      this.model.send({ v: VERSION, ref: 0, type: "bye" });
+    } catch {
+      // the kernel has gone before
+    }
     this.model.off("msg:custom", this.onMessage);
     this.messages.sizes.disconnect();
     clearTimeout(this.counting);
