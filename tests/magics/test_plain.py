@@ -214,6 +214,7 @@ def test_columns_of_any_name_are_mapped_and_findings_allowed(chatting: Interacti
         ("%%llm_train med --data rows --recipe tutoral\nmax_steps: 1", "ConfigError", "'tutorial'"),
         ("%%llm_train my/name --data rows\nmax_steps: 1", "ConfigError", "my/name"),
         ("%llm_save", "AdapterError", "There is no adapter to save"),
+        ("%llm_chat --engine llamacpp hi", "ConfigError", "engine must be one of"),
         ("%llm_save x --format onnx", "ConfigError", "format must be one of adapter, merged, gguf"),
         ("%llm_save x --gguf-type q4_0", "ConfigError", "gguf_type is for the format gguf"),
     ],

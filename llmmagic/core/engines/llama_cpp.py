@@ -77,6 +77,11 @@ class LlamaCppEngine(Engine):
         return "llama.cpp"
 
     @property
+    def file(self) -> Path:
+        """The weights."""
+        return self._file
+
+    @property
     @override
     def context_window(self) -> int:
         return self._context_window
