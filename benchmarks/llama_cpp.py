@@ -1,8 +1,8 @@
 """The llama.cpp engine: our session against the raw library, guessed tokens, a worker process, and reading prompts.
 
 Decoding is measured on the same GGUF file. The raw library gets the same ids, batch size and threads, a callback that
-only takes the time, and no drafting; ours is as it always is. Guessing is compared with the same engine without it, on an
-answer that repeats its question, and has to give the same tokens. Prefill of about 1,500 tokens goes against the
+only takes the time, and no drafting; ours is as it always is. Guessing is compared with the same engine without it, on
+an answer that repeats its question, and has to give the same tokens. Prefill of about 1,500 tokens goes against the
 transformers engine in float32 and, for ``demo``, against the raw library on the Q4_1 file that the model comes in.
 
     python -m benchmarks llama_cpp [--quick]
