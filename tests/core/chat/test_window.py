@@ -418,7 +418,7 @@ def test_counting_a_draft_in_a_long_conversation_is_quick() -> None:
     window.plan(talk, draft="a", reserve_tokens=100)
     times = []
     for i in range(20):
-        begin = time.perf_counter()
+        begin = time.process_time()
         window.plan(talk, draft="a draft that grows " * i + "x", reserve_tokens=100)
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     assert sorted(times)[10] < 0.05  # a tenth of that on an idle machine
