@@ -19,6 +19,8 @@ from llmmagic.core.training.trainable import plain_setting
 if TYPE_CHECKING:
     from llmmagic.core.models.loaded import LoadedModel
 
+# What they begin with is taken out of the base's weights: the adapter would be wrong on the base as it is loaded again.
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
 _SHOWN = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights")
 
 
@@ -120,6 +122,11 @@ def attach(loaded: LoadedModel, name: str, settings: LoraConfig, given: Mapping[
     active = loaded.info.adapter
     if name in "lora_":  # PEFT could not tell it from the names of the weights when it loads the adapter
         raise ConfigError(f"An adapter cannot be called {name!r}.", hint="Give it a longer name.")
+    if str(settings.init_lora_weights).startswith(_CHANGE_THE_BASE):
+        raise ConfigError(
+            f"init_lora_weights: {settings.init_lora_weights} changes the weights of the base, which other adapters share.",
+            hint="Leave it out; use_dora and use_rslora leave the base alone.",
+        )
     if isinstance(model, PeftModel) and name in model.peft_config:
         _refuse_changes(name, model.peft_config[name], settings, given)
         model.base_model.enable_adapter_layers()
