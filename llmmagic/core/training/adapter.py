@@ -124,7 +124,8 @@ def attach(loaded: LoadedModel, name: str, settings: LoraConfig, given: Mapping[
         raise ConfigError(f"An adapter cannot be called {name!r}.", hint="Give it a longer name.")
     if str(settings.init_lora_weights).startswith(_CHANGE_THE_BASE):
         raise ConfigError(
-            f"init_lora_weights: {settings.init_lora_weights} changes the weights of the base, which other adapters share.",
+            f"init_lora_weights: {settings.init_lora_weights} changes the weights of the base, "
+            "which other adapters share.",
             hint="Leave it out; use_dora and use_rslora leave the base alone.",
         )
     if isinstance(model, PeftModel) and name in model.peft_config:
