@@ -190,7 +190,7 @@ def test_columns_of_any_name_are_mapped_and_findings_allowed(chatting: Interacti
         ("%llm_load tiny-random --dtype float", "ConfigError", "float32"),
         ("%llm_load tiny-random --device gpu", "ConfigError", "cuda:N"),
         ("%llm_load tiny-random --max-context many", "MagicUsageError", "many"),
-        ("%llm_load", "MagicUsageError", "MODEL"),
+        ("%llm_load", "ConfigError", "No model was named"),
         ("%llm_load a b", "MagicUsageError", "b"),
         ('%llm_load "a', "MagicUsageError", "quote"),
         ("%llm_chat", "MagicUsageError", "no prompt"),
