@@ -68,3 +68,29 @@ def test_quickstart(execute_script: ModuleType, tmp_path: Path) -> None:
     assert answer != untrained.splitlines()[0]
     assert answer == reloaded.splitlines()[0]
     assert (tmp_path / "adapters" / "medical" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("demo_cache")
+@pytest.mark.timeout(1800)
+def test_finetune_medical(execute_script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLMMAGIC_MEDQUAD", raising=False)
+    shutil.copytree(NOTEBOOKS / "data", tmp_path / "data")
+    notebook = execute_script.execute(NOTEBOOKS / "02_finetune_medical.ipynb", folder=tmp_path)
+
+    seen_text, seen_html = bundle(cell(notebook, "%llm_data"))
+    assert "64 of 64 are token for token what the chat sends" in seen_text
+    assert "learnt in 86 of 86 examples" in seen_text
+    assert "border-bottom:2px solid" in seen_html  # what is trained on is underlined
+
+    losses = {}
+    for name in ("tutorial", "ours"):
+        text, html = bundle(cell(notebook, f"%%llm_train {name}"))
+        assert 'src="data:image/png;base64,' in html
+        found = re.search(r"Held-out loss +([\d.]+) → ([\d.]+)", text)
+        assert found is not None
+        losses[name] = float(found[1]), float(found[2])
+        assert re.search(r"What is bursitis\?\n    before .*\n    step 6 .*\n    after ", text)
+    assert losses["tutorial"][0] == losses["ours"][0]  # both begin at the bare model
+    assert losses["ours"][1] < losses["ours"][0] - 0.1
+    assert losses["ours"][1] < losses["tutorial"][1] - 0.1
