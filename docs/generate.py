@@ -113,9 +113,17 @@ def classes_of(module_name: str) -> list[type]:
     found = [
         value
         for name, value in vars(module).items()
-        if inspect.isclass(value) and value.__module__ == module_name and not name.startswith("_")
+        if inspect.isclass(value)
+        and not name.startswith("_")
+        # A package has what its modules define and it exports.
+        and (value.__module__ == module_name or value.__module__.startswith(f"{module_name}."))
     ]
-    return sorted(found, key=lambda cls: inspect.getsourcelines(cls)[1])
+    return sorted(found, key=lambda cls: (_place(module, cls), inspect.getsourcelines(cls)[1]))
+
+
+def _place(package: ModuleType, cls: type) -> int:
+    """Where a package's source first names the module that defines the class."""
+    return inspect.getsource(package).find(cls.__module__)
 
 
 def fields_table(cls: type, source: str, module: ModuleType) -> str:
@@ -150,11 +158,21 @@ def _spelled(module: ModuleType, annotation: str) -> str:
     return " | ".join(repr(value) for value in values) or annotation
 
 
+_UNIONS = (
+    ("load", "LoadEvent"),
+    ("save", "SaveEvent"),
+    ("inspect", "DataEvent"),
+    ("train", "TrainEvent"),
+    ("evaluate", "EvalEvent"),
+    ("chat", "ChatEvent"),
+)
+
+
 def events_page() -> str:
     """Which operation says what, then every event."""
     events = importlib.import_module("llmmagic.core.events")
     rows = ["| operation | its events |", "| --- | --- |"]
-    for operation, union in (("load", "LoadEvent"), ("train", "TrainEvent"), ("chat", "ChatEvent")):
+    for operation, union in _UNIONS:
         names = ", ".join(f"[`{cls.__name__}`](#{cls.__name__.lower()})" for cls in get_args(getattr(events, union)))
         rows.append(f"| {operation} | {names} |")
     intro, _, rest = classes_page("Events", "llmmagic.core.events").partition("\n\n## ")

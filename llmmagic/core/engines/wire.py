@@ -3,9 +3,9 @@
 JSON and a fixed list of classes, not pickle: reading a message never runs code, whatever the other side was made to
 send.
 
-Requests have ``id``, ``op`` (``load``, ``generate``, ``prefill_ahead``, ``memory``, ``reset``, ``cancel``) and what that
-needs. Replies have the request's ``id`` and one of ``events``, ``result``, ``error``, ``cancelled``; all but the first
-end the request.
+Requests have ``id``, ``op`` (``load``, ``generate``, ``prefill_ahead``, ``memory``, ``reset``, ``cancel``) and what
+that needs. Replies have the request's ``id`` and one of ``events``, ``result``, ``error``, ``cancelled``; all but
+the first end the request.
 """
 
 from __future__ import annotations
