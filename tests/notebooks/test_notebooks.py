@@ -94,3 +94,35 @@ def test_finetune_medical(execute_script: ModuleType, tmp_path: Path, monkeypatc
     assert losses["tutorial"][0] == losses["ours"][0]  # both begin at the bare model
     assert losses["ours"][1] < losses["ours"][0] - 0.1
     assert losses["ours"][1] < losses["tutorial"][1] - 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_pretrain(execute_script: ModuleType, tmp_path: Path) -> None:
+    shutil.copytree(NOTEBOOKS / "data", tmp_path / "data")
+    notebook = execute_script.execute(NOTEBOOKS / "03_pretrain.ipynb", folder=tmp_path)
+
+    for name, factor in (("scratch", 10), ("talk", 1.1)):
+        trained = cell(notebook, f"%%llm_train {name}")
+        assert len(trained.outputs) == 1  # the card alone: no bar of a library beside it
+        text, _ = bundle(trained)
+        perplexity = re.search(r"perplexity ([\d.]+) → ([\d.]+)", text)
+        assert perplexity is not None
+        assert float(perplexity[2]) * factor < float(perplexity[1])
+        assert "90,624 of 90,624 weights (100 %)" in text
+        assert (tmp_path / "results" / name / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("demo_cache")
+@pytest.mark.timeout(1800)
+def test_feedback(execute_script: ModuleType, tmp_path: Path) -> None:
+    notebook = execute_script.execute(NOTEBOOKS / "04_feedback.ipynb", folder=tmp_path)
+
+    trained, _ = bundle(cell(notebook, "%%llm_train"))
+    assert "8 pairs of replies" in trained
+    margin = re.search(r"Held-out reward margin +([-\d.]+) → ([-\d.]+)", trained)
+    assert margin is not None
+    assert float(margin[1]) == 0
+    assert float(margin[2]) > 1
+    assert re.search(r"Held-out preferred as chosen +0% → 100%", trained)

@@ -122,6 +122,13 @@ def library_bars(stage: LoadStage, *, emit: Emit, cancel: CancelToken) -> Iterat
             hf_logging.set_tqdm_hook(previous)
 
 
+@contextmanager
+def no_library_bars() -> Iterator[None]:
+    """Within it, transformers draws no bars from this thread: for what is saved on the way, in a moment."""
+    with library_bars("save", emit=lambda event: None, cancel=CancelToken()):
+        yield
+
+
 class _Quiet(logging.Filter):
     """Drops hints and warnings of the model libraries from one thread; lets errors and everything else through."""
 

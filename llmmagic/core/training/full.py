@@ -14,7 +14,7 @@ from peft import PeftModel
 from llmmagic.core.errors import ConfigError, TrainingError, did_you_mean
 from llmmagic.core.events import ModelInfo, Notice
 from llmmagic.core.models.memory import free_memory_bytes
-from llmmagic.core.models.progress import quiet_libraries
+from llmmagic.core.models.progress import no_library_bars, quiet_libraries
 from llmmagic.core.models.tokenizer import first_line
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class TrainableModel:
         loaded = self.loaded
         folder.mkdir(parents=True, exist_ok=True)
         # Written beside and moved file by file: an interrupted save leaves the old model readable.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temp, quiet_libraries():
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temp, quiet_libraries(), no_library_bars():
             self.model.save_pretrained(temp)
             loaded.tokenizer.save_pretrained(temp)
             for file in sorted(Path(temp).iterdir()):

@@ -19,6 +19,7 @@ from typing_extensions import override
 from llmmagic.core.errors import TrainingError
 from llmmagic.core.events import Notice, TrainEvent, TrainStep
 from llmmagic.core.models.memory import device_memory_bytes, process_memory_bytes
+from llmmagic.core.models.progress import no_library_bars
 from llmmagic.core.operation import CancelledOperation, CancelToken
 from llmmagic.core.training.checkpoints import Checkpoints, step_of
 from llmmagic.core.training.guard import stops_inside
@@ -137,7 +138,8 @@ class Reporting(transformers.Trainer):  # type: ignore[misc] # transformers is n
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)
         if self._wiring.saves_all:
-            model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=self.args.should_save)
+            with no_library_bars():
+                model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=self.args.should_save)
             return
         # Only the adapter that is trained; and PEFT is not to ask the Hub whether the vocabulary grew.
         model.save_pretrained(

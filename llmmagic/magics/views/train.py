@@ -29,6 +29,7 @@ from llmmagic.magics.views.data import (
     percent,
     prepare_bar,
     refusals,
+    rows_text,
     token_row,
 )
 
@@ -183,15 +184,14 @@ class TrainView:
         if self.started is None:
             return ()
         started = self.started
-        share = 100 * started.trainable_parameters / max(started.all_parameters, 1)
         return (
             *(_short(started.data, ended=self.finished is not None) if short else ()),
             (
                 "Trains",
                 f"{count_text(started.trainable_parameters)} of {count_text(started.all_parameters)} "
-                f"weights ({share:.2g} %)",
+                f"weights ({percent(started.trainable_parameters, started.all_parameters)})",
             ),
-            ("Plan", f"{started.total_steps:,} steps of {started.batch_size} rows, {_passes(started.epochs)}"),
+            ("Plan", f"{started.total_steps:,} steps of {rows_text(started.batch_size)}, {_passes(started.epochs)}"),
             *(_memory(started.memory) if self.finished is None else ()),
             *((("Folder", started.output_dir),) if self.finished is None else ()),
         )
@@ -282,7 +282,7 @@ def _memory(memory: MemoryEstimate | None) -> Facts:
         ("trained weights", memory.adapter_bytes),
         ("gradients", memory.gradient_bytes),
         ("optimiser", memory.optimizer_bytes),
-        (f"activations of {memory.rows:,} rows of {memory.row_tokens:,} tokens", memory.activation_bytes),
+        (f"activations of {rows_text(memory.rows)} of {memory.row_tokens:,} tokens", memory.activation_bytes),
     )
     listed = ", ".join(f"{name} {bytes_text(count)}" for name, count in parts)
     free = f"{bytes_text(memory.free_bytes)} free on {memory.device}"
