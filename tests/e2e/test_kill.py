@@ -1,6 +1,6 @@
 """kill -9 at random moments of a conversation: what was shown as sent is there, and the database is whole.
 
-How many moments: 2, and under the marker ``slow`` 25, or as many as LLMMAGIC_KILL_ROUNDS says (some 6 s each).
+How many moments: 25, or as many as LLMMAGIC_KILL_ROUNDS says (some 6 s each).
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def one_round(number: int, environment: dict[str, str], tmp_path: Path, chance: 
     return script.shown
 
 
-@pytest.mark.parametrize(
-    "rounds", [2, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(max(1800, 30 * MANY))])]
-)
+@pytest.mark.slow
+@pytest.mark.timeout(max(1800, 30 * MANY))
+@pytest.mark.parametrize("rounds", [MANY])
 def test_no_message_is_lost(rounds: int, environment: dict[str, str], tmp_path: Path) -> None:
     database = tmp_path / "data" / "conversations.db"
     with ConversationStore(database):

@@ -248,6 +248,7 @@ for cell in ("%llm_load org/none", "%llm_load tiny-random --adapter org/none", "
 """
 
 
+@pytest.mark.slow
 def test_no_connection(tmp_path: Path) -> None:
     nobody_listens = "http://127.0.0.1:9"
     environment = {**os.environ, "HF_ENDPOINT": nobody_listens, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}

@@ -38,6 +38,7 @@ print(json.dumps({"nothing": nothing, "swapped": swapped, "same": same, "forced"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems give freed memory back when they like")
 def test_ten_loads_and_three_models_keep_the_memory_of_one(two_models: tuple[Path, Path]) -> None:
     command = [sys.executable, "-c", SCRIPT, *map(str, two_models)]

@@ -39,6 +39,7 @@ print(json.dumps({"nothing": nothing, "swapped": swapped, "ten": ten, "end": pro
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems give freed memory back when they like")
 def test_loading_again_and_again_keeps_the_memory_of_one(two_models: tuple[Path, Path]) -> None:
     command = [sys.executable, "-c", _CHILD, *map(str, two_models)]

@@ -165,7 +165,7 @@ def kill_and_resume(model: Path, folder: Path, kills: int, seed: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL and no fork server on Windows")
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_the_weights_end_up_bit_equal(
     tiny_folder: Path, tmp_path: Path, events: Events, load: Load, kills: int
 ) -> None:

@@ -16,7 +16,8 @@ from llmmagic_tui.screens.chat import ChatScreen
 from llmmagic_tui.settings import Settings
 
 GREEDY = GenerationConfig(temperature=0, max_new_tokens=24)
-LONG = GenerationConfig(temperature=0, max_new_tokens=1900)
+# Without repetitions: those are drafted, and the reply would be over before anything can happen to it.
+LONG = GenerationConfig(temperature=0, max_new_tokens=1900, repetition_penalty=5)
 
 
 class Chat:
